@@ -67,7 +67,7 @@ def two_ranks(tiny, untied, mixed, tmp_path_factory):
         learn = {"optimizer__epochs": 4, "deepspeed__zero_stage": stage}
         learn["optimizer__micro_batch"] = 2 if stage % 2 else 4  # with and without accumulation
         runs.append((f"dvsft-{stage}", tiny, learn))
-        runs.append((f"sft-{stage}", tiny, learn | {"loss__vision_weight": 0.0, "optimizer__max_steps": 5}))
+        runs.append((f"sft-{stage}", tiny, learn | {"method": "sft", "optimizer__max_steps": 5}))
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
     runs.append(("bf16-offload", tiny, short | {"deepspeed__zero_stage": 3} | bf16))
