@@ -45,7 +45,7 @@ def layer_weights(layers: int) -> list[float]:
 
 def direction_loss(states: ImageStates) -> Tensor:
     """The sum over images; a float32 scalar (float64 for float64 input)."""
-    ours, theirs = (F.normalize(_at_least_float32(x), dim=-1) for x in (states.projected, states.target))
+    ours, theirs = (F.normalize(_at_least_float32(x), dim=-1) for x in (states.projected, states.target.detach()))
     return (states.patch_weight * (ours - theirs).square().sum(-1)).sum()
 
 
@@ -100,8 +100,8 @@ def record(
     """Within it, one forward pass of a Qwen3-VL `model` over `batch` leaves its ImageStates with the recorder.
 
     Hidden states after layer i are that layer's own output, as `output_hidden_states` gives them: what deepstack adds
-    behind the layer is first seen in layer i + 1's. With "attention" (needs eager attention) a_p is the share of patch p
-    in the attention that the text tokens of its sample pay to its image, summed over the k layers and their heads.
+    behind the layer is first seen in layer i + 1's. With "attention" (needs eager attention) a_p is the share of patch
+    p in the attention that the text tokens of its sample pay to its image, summed over the k layers and their heads.
     """
     recorder = Recorder(model, batch, patch_weights)
     layers = model.model.language_model.layers

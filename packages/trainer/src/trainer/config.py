@@ -149,8 +149,8 @@ class Config:
             )
         if loss.patch_weights == "attention" and model.attention != "eager":
             raise ConfigError(
-                f'loss.patch_weights = "attention" reads attention weights, which model.attention = "{model.attention}" '
-                'never makes; set model.attention = "eager" or loss.patch_weights = "uniform"'
+                'loss.patch_weights = "attention" reads attention weights, which model.attention = '
+                f'"{model.attention}" never makes; set model.attention = "eager" or loss.patch_weights = "uniform"'
             )
         if model.lora or "merger" in model.freeze:
             found = "model.lora" if model.lora else "model.freeze"

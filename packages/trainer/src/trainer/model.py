@@ -181,9 +181,7 @@ class SupervisedModel(nn.Module):
         sums = self._cross_entropy(hidden, batch, per_text, per_visual)
         return self._with_basic(sums, recorder.states(), per_image)
 
-    def _cross_entropy(
-        self, hidden: Tensor, batch: dict[str, Tensor], per_text: float, per_visual: float
-    ) -> StepSums:
+    def _cross_entropy(self, hidden: Tensor, batch: dict[str, Tensor], per_text: float, per_visual: float) -> StepSums:
         labelled = batch["labels"] != IGNORE
         if self.method != "dv_sft":  # visual tokens never meet the head
             labelled &= batch["image_index"] < 0
