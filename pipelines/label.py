@@ -38,7 +38,7 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
         | "Shards" >> beam.Create(run.shards())
         | "Spread" >> beam.Reshuffle()
         | "Label" >> label_shards
-        | "Count" >> CountShards()
+        | "Count" >> CountShards(run)
         | "Stats" >> WriteStats(run)
     )
 
