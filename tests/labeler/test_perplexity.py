@@ -20,6 +20,7 @@ from labeler import perplexity, stats
 from labeler.config import Filter, load
 from labeler.filter import TEMPLATE, left_out_because, read_perplexities
 from labeler.page import Page
+from patchlabels.rows import open_shard
 
 
 def write_model(folder, tokenizer, window=1024):
@@ -171,14 +172,13 @@ def filter_config(folder, tmp_path_factory):
     """A config that filters the bundled passages, its thresholds free to choose."""
     base = tmp_path_factory.mktemp("filter")
 
-    def write(low=100.0, high=10.0, perplexities="perplexities", **keys):
-        settings = {"min_ppl_question": low, "max_ppl_document": high, "device": "cpu", "batch_tokens": 2000, **keys}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    def write(low=100.0, high=10.0, perplexities="perplexities"):
         path = base / "run.toml"
         path.write_text(
             f'[[source]]\nkind = "squad"\npath = "{SAMPLES}/squad"\n[model]\nprocessor = "{SAMPLES}/processor"\n'
             f'[output]\npages_per_shard = 2\n[filter]\nmodel = "{folder}"\n'
-            f'perplexities = "{base}/{perplexities}"\n' + "\n".join(lines)
+            f'perplexities = "{base}/{perplexities}"\nmin_ppl_question = {low}\nmax_ppl_document = {high}\n'
+            'device = "cpu"\nbatch_tokens = 2000\n'
         )
         return path
 
@@ -200,15 +200,15 @@ def middle(rows, column):
 def test_every_question_has_both_perplexities_whatever_its_shard(scored, scorer):
     run, rows = scored
     articles = json.loads((SAMPLES / "squad/train-v1.1.json").read_text())["data"]
-    expected = {}
-    for article in articles:
-        for paragraph in article["paragraphs"]:
-            for qa in paragraph["qas"]:
-                answer = [qa["id"], qa["question"], qa["answers"][0]["text"]]
-                expected[qa["id"]] = (paragraph["context"], *answer)
+    expected = {
+        qa["id"]: (paragraph["context"], qa["question"], qa["answers"][0]["text"])
+        for article in articles
+        for paragraph in article["paragraphs"]
+        for qa in paragraph["qas"]
+    }
     assert sorted(row["question_id"] for row in rows) == sorted(expected)
     for row in rows[::17]:
-        text, _, question, answer = expected[row["question_id"]]
+        text, question, answer = expected[row["question_id"]]
         ids = scorer.tokenizer(f" {answer}")["input_ids"]
         for column, prompt in (
             ("ppl_question", f"Question: {question}\nAnswer:"),
@@ -221,7 +221,7 @@ def test_every_question_has_both_perplexities_whatever_its_shard(scored, scorer)
 
 
 def test_the_kept_set_is_exactly_what_the_stored_perplexities_say(scored, filter_config, label, tmp_path):
-    _, rows = scored
+    run, rows = scored
     low, high = middle(rows, "ppl_question"), middle(rows, "ppl_document")
     config = filter_config(low, high)
     assert label(config, tmp_path / "out") == 0
@@ -231,6 +231,8 @@ def test_the_kept_set_is_exactly_what_the_stored_perplexities_say(scored, filter
     labelled = read_all(tmp_path / "out")
     assert {qa["question_id"] for row in labelled for qa in row["qa"]} == kept
     assert {row["id"] for row in labelled} == pages
+    _, metadata = open_shard(next((tmp_path / "out").glob("labels/*/*.parquet")))
+    assert metadata.producer["filter"] == {"min_ppl_question": low, "max_ppl_document": high, "scorer": run.scorer}
     counts = stats.read(str(tmp_path / "out"))["squad-train"]
     too_low = counts["rejected.question.select.ppl_question_too_low"]
     assert too_low == sum(row["ppl_question"] <= low for row in rows)

@@ -44,7 +44,7 @@ def draw_documents(pages: Sequence[Page], settings: Draw) -> Iterator[Page | Rej
     if len(fitting) < settings.samples:
         raise SourceError(
             f"found {len(fitting)} documents of {settings.min_characters} to {settings.max_characters} characters "
-            f"among {len(pages)}, expected source.draw.samples = {settings.samples} or more; lower it, or add documents"
+            f"among {len(pages)}, expected {settings.samples}; lower source.draw.samples, or add documents"
         )
     chosen = {page.id for page in random.Random(settings.seed).sample(fitting, settings.samples)}
     for page in fitting:
