@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support import ROOT, SAMPLES, read_all, run_files
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from labeler import filter as filtering
 from labeler import perplexity, stats
@@ -88,6 +88,21 @@ def test_padding_and_the_order_in_a_batch_change_nothing(scorer, requests):
     turned = perplexity.answer_nll(scorer.model, prompts[::-1], answers[::-1]).flip(0)
     assert together.tolist() == pytest.approx(alone, rel=1e-5)
     assert together.tolist() == pytest.approx(turned.tolist(), rel=1e-5)
+
+
+def test_only_answers_meet_the_head_and_what_a_model_does_behind_it_counts(requests):
+    """Gemma 2 caps its logits behind the head."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8, "pad_token_id": 0}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4, "vocab_size": 4000}
+    model = Gemma2ForCausalLM(Gemma2Config(final_logit_softcapping=3.0, **sizes, **heads)).eval()
+    seen = []
+    model.lm_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].shape[:2]))
+    found = perplexity.answer_nll(model, *requests)
+    assert seen == [(1, sum(len(answer) for answer in requests[1]))]
+    expected = [slow_nll(model, prompt, answer) for prompt, answer in zip(*requests, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+    assert seen[-1] != seen[0], "the hook is gone"
 
 
 def test_bfloat16_is_close_to_float32(scorer, requests):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def answer_nll(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[S
     """Mean negative log-likelihood of each answer's tokens after its prompt: (B,), nats, float64, on the CPU.
 
     prompts, answers: token ids, none empty. They are padded on the right, where a causal model cannot look. Only the
-    positions before an answer token of any row meet the output head, and log-softmax is in float32.
+    positions before an answer token meet the output head, through a hook on it, so that whatever a model does to its
+    logits behind the head is done; one thread at a time. Log-softmax is in float32.
     """
     lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
@@ -44,23 +46,28 @@ def answer_nll(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[S
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         ids[row, : lengths[row]] = torch.tensor([*prompt, *answer])
         labels[row, len(prompt) - 1 : lengths[row] - 1] = torch.tensor(answer)
-    kept = (labels != IGNORE).any(0).nonzero()[:, 0]
-    labels, ids, kept = labels[:, kept].to(model.device), ids.to(model.device), kept.to(model.device)
-    logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits  # (B, kept, V)
     rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
-    scores = logits[rows, columns].float().log_softmax(-1).gather(1, labels[rows, columns, None])[:, 0]
-    total = torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows.cpu(), -scores.double().cpu())
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: (hidden[0][rows, columns][None],))
+    try:
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0].float()  # (all answers' tokens, V)
+    finally:
+        hook.remove()
+    targets = labels[rows, columns, None].to(model.device)
+    nll = (logits.logsumexp(-1) - logits.gather(1, targets)[:, 0]).double().cpu()
+    total = torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows, nll)
     return total / torch.tensor([len(answer) for answer in answers])
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model on its device, and its tokenizer. max_length, batch_tokens: see `labeler.config.Filter`."""
+    """A model on its device, which threads use in turn, and its tokenizer. max_length, batch_tokens: see
+    `labeler.config.Filter`."""
 
     model: Any
     tokenizer: Any
     max_length: int
     batch_tokens: int
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def token_ids(self, texts: Sequence[str], starts: bool) -> list[list[int]]:
         """Texts that start a sequence get the tokens that the model expects there; names of special tokens are text."""
@@ -116,7 +123,8 @@ def batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Req
 def _fill(scorer: Scorer, batch: Sequence[Request]) -> None:
     """Write the perplexities of a batch, exp of the mean negative log-likelihood, into its rows."""
     try:
-        nll = answer_nll(scorer.model, [each.prompt for each in batch], [each.answer for each in batch])
+        with scorer.turn:
+            nll = answer_nll(scorer.model, [each.prompt for each in batch], [each.answer for each in batch])
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
             f"{len(batch)} rows of up to {len(batch[0])} tokens do not fit into memory; lower filter.batch_tokens, "
