@@ -345,7 +345,7 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(scored, filter_confi
     out = config.parent / "killed"
     command = [sys.executable, str(ROOT / "pipelines/filter.py"), "--config", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 200
     while len(list(out.glob("perplexities/*/*.parquet"))) < 2:
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.005)
