@@ -1,4 +1,5 @@
-"""One training step of DV-SFT against transformers' own SFT step of the same model: time and peak memory.
+"""One training step of SFT, DV-SFT and BASIC against transformers' own SFT step of the same model: time and peak
+memory.
 
     python benchmarks/train.py [--repeats 5] [--out figures.json]
 
@@ -16,7 +17,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -111,26 +114,25 @@ def make_batch(device: str) -> dict[str, Tensor]:
 
 
 Step = Callable[[], Tensor]
+METHODS: dict[str, Literal["sft", "dv_sft", "basic"]] = {"SFT": "sft", "DV-SFT": "dv_sft", "BASIC": "basic"}
 
 
 def variants(model: Qwen3VLForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Step]:
-    """Each returns the loss of one forward pass. Text and vision losses are means, lambda is 2e-3."""
+    """Each returns the loss of one forward pass, with the default settings. Text and vision losses are means. The
+    same parts train in all, so that a difference is the loss's."""
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "image_index")}
     is_text = (batch["labels"] != IGNORE) & (batch["image_index"] == TEXT)
     is_visual = batch["image_index"] >= 0
     texts, visuals = int(is_text.sum()), int(is_visual.sum())
     shifted = torch.full_like(batch["labels"], IGNORE)
     shifted[:, 1:] = torch.where(is_text, batch["labels"], IGNORE)[:, :-1]
-    ours, labels = SupervisedModel(model, Loss()), batch["labels"]
+    labels = batch["labels"]
 
     def stock_sft() -> Tensor:
         return model(**inputs, labels=shifted, use_cache=False).loss
 
-    def sft() -> Tensor:
-        return ours(batch, 1 / texts, 0.0).loss
-
-    def dvsft() -> Tensor:
-        return ours(batch, 1 / texts, 2e-3 / visuals).loss
+    def ours(method: Literal["sft", "dv_sft", "basic"]) -> Tensor:
+        return SupervisedModel(model, method, Loss())(batch, 1 / texts, 1 / visuals, 1.0).loss
 
     def unfused_dvsft() -> Tensor:
         log_p = model(**inputs, use_cache=False).logits.float().log_softmax(-1)
@@ -147,7 +149,9 @@ def variants(model: Qwen3VLForConditionalGeneration, batch: dict[str, Tensor]) -
         hidden = model.model(**inputs, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
         return LigerFusedLinearCrossEntropyLoss()(model.lm_head.weight, hidden, shifted[:, 1:].flatten())
 
-    steps = {"stock SFT": stock_sft, "SFT": sft, "DV-SFT": dvsft, "unfused DV-SFT": unfused_dvsft}
+    steps = {"stock SFT": stock_sft}
+    steps |= {name: partial(ours, method) for name, method in METHODS.items()}
+    steps["unfused DV-SFT"] = unfused_dvsft
     return steps | ({"Liger SFT": liger_sft} if has_liger() else {})
 
 

@@ -154,11 +154,11 @@ def test_a_batch_without_images_carries_a_masked_blank_one_that_changes_nothing(
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
     assert (batch["attention_mask"][:, :4] == 0).all() and (batch["labels"][:, :4] == IGNORE).all()
     plain = {key: value[:, 4:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
-    supervised = SupervisedModel(model, Loss())
+    supervised = SupervisedModel(model, "dv_sft", Loss())
     gradients = []
     for inputs in (batch, plain):
         supervised.zero_grad()
-        result = supervised(inputs, 1.0, 1.0)
+        result = supervised(inputs, 1.0, 1.0, 1.0)
         result.loss.backward()
         gradients.append((result.loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     (loss, found), (expected_loss, expected) = gradients
@@ -181,10 +181,10 @@ def test_a_batch_of_several_pages_gives_each_the_loss_it_has_alone(encoder, mode
         TEXT_ONLY,
         example_of(pages[1], (("Why?", "page order"), ("So?", "no"))),
     ]
-    supervised = SupervisedModel(model, Loss(chunk_size=7))
+    supervised = SupervisedModel(model, "dv_sft", Loss(vision_weight=1.0, chunk_size=7))
     with torch.no_grad():
-        together = supervised(encoder(examples), 1.0, 1.0)
-        alone = [supervised(encoder([example]), 1.0, 1.0) for example in examples]
+        together = supervised(encoder(examples), 1.0, 1.0, 1.0)
+        alone = [supervised(encoder([example]), 1.0, 1.0, 1.0) for example in examples]
     for name in ("loss", "text", "vision"):
         torch.testing.assert_close(
             getattr(together, name), sum(getattr(result, name) for result in alone), rtol=1e-5, atol=1e-5
@@ -194,7 +194,7 @@ def test_a_batch_of_several_pages_gives_each_the_loss_it_has_alone(encoder, mode
 def test_the_text_loss_equals_transformers_own(encoder, model, pages):
     """Stock loss of the model on the same batch: mean over answer tokens, shifted by the library."""
     batch = encoder([example_of(page) for page in pages])
-    ours = SupervisedModel(model, Loss())(batch, 1.0, 0.0)
+    ours = SupervisedModel(model, "sft", Loss())(batch, 1.0, 1.0, 1.0)
     text = torch.where(batch["image_index"] == TEXT, batch["labels"], IGNORE)
     stock = torch.cat([torch.full_like(text[:, :1], IGNORE), text[:, :-1]], 1)
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "image_index")}

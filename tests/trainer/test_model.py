@@ -56,8 +56,25 @@ def test_a_tied_head_cannot_be_frozen_without_the_embeddings(model):
         freeze(model, ["head"])
     with pytest.raises(ModelError, match="tied to the embeddings"):
         freeze(model, ["language_model"])
+    with pytest.raises(ModelError, match="tied to the embeddings"):
+        freeze(model, ["language_model.rest"])
     freeze(model, ["head", "language_model"])
     assert not model.lm_head.weight.requires_grad
+
+
+def test_the_merger_and_the_first_language_layer_can_train_alone(real):
+    """What arXiv 2605.26656 trains with BASIC; `language_model` names the first layer and the rest."""
+    freeze(real, ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"])
+    trains = {name for name, parameter in real.named_parameters() if parameter.requires_grad}
+    first = {name for name, _ in real.named_parameters() if name.startswith("model.language_model.layers.0.")}
+    assert len(first) == 11 and trains == first | {
+        name for name, _ in real.named_parameters() if name.startswith("model.visual.merger.")
+    }
+    counts = audit(real)
+    assert counts["language_model.first_layer"].frozen == 0 and counts["language_model.rest"].trainable == 0
+    freeze(real, ["language_model", "head"])
+    counts = audit(real)
+    assert counts["language_model.first_layer"].trainable == counts["language_model.rest"].trainable == 0
 
 
 def test_unknown_parts_and_strange_models_are_refused(model):
@@ -72,7 +89,8 @@ def test_only_lora_weights_train_and_the_audit_counts_them(tiny):
     model = load_model(tiny, Model(path="", dtype="float32", lora=Lora(rank=2, alpha=4, target=target)))
     trains = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(trains) == 2 and all(".lora_" in name for name in trains)
-    assert audit(model)["language_model"].trainable == 2 * (64 + 64)
+    assert audit(model)["language_model.first_layer"].trainable == 2 * (64 + 64)
+    assert audit(model)["language_model.rest"].trainable == 0
     assert audit(model)["merger"].trainable == 0
 
 

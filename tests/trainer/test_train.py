@@ -23,6 +23,11 @@ from trainer.track import read_log
 from trainer.train import train
 
 STAGES = (0, 1, 2, 3)
+BASIC = {
+    "method": "basic",
+    "model__freeze": ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
+    "optimizer__max_steps": 4,
+}
 
 
 def alone():
@@ -57,7 +62,13 @@ def untied(processor_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tiny, untied, mixed, tmp_path_factory):
+def four_layers(processor_folder, tmp_path_factory):
+    """A checkpoint with two layers in BASIC's target, and token embeddings that are not the head's."""
+    return write_tiny(processor_folder, tmp_path_factory.mktemp("four_layers"), tied=False, layers=4)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
     short = {"optimizer__max_steps": 4, "optimizer__epochs": 1}
@@ -67,7 +78,12 @@ def two_ranks(tiny, untied, mixed, tmp_path_factory):
         learn = {"optimizer__epochs": 4, "deepspeed__zero_stage": stage}
         learn["optimizer__micro_batch"] = 2 if stage % 2 else 4  # with and without accumulation
         runs.append((f"dvsft-{stage}", tiny, learn))
-        runs.append((f"sft-{stage}", tiny, learn | {"loss__vision_weight": 0.0, "optimizer__max_steps": 5}))
+        runs.append((f"sft-{stage}", tiny, learn | {"method": "sft", "optimizer__max_steps": 5}))
+        if stage != 1:
+            basic = BASIC | {"deepspeed__zero_stage": stage, "optimizer__micro_batch": learn["optimizer__micro_batch"]}
+            runs.append((f"basic-{stage}", four_layers, basic))
+    eager = {"loss__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
+    runs.append(("basic-attention", four_layers, BASIC | eager | {"deepspeed__zero_stage": 3}))
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
     runs.append(("bf16-offload", tiny, short | {"deepspeed__zero_stage": 3} | bf16))
@@ -128,6 +144,26 @@ def test_all_zero_stages_and_rank_counts_give_the_same_losses(two_ranks, one_ran
             torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
             torch.testing.assert_close(found[:6], expected[:6], rtol=1e-5, atol=1e-5)
     assert series(one_rank, "vision_labels") == series(two_ranks / "dvsft-3", "vision_labels")
+
+
+@pytest.mark.parametrize("patch_weights", ["uniform", "attention"])
+def test_basic_has_the_same_losses_in_all_zero_stages_and_rank_counts(
+    two_ranks, four_layers, mixed, tmp_path, patch_weights
+):
+    """On pages and texts mixed; one rank, pass by pass and without gradient checkpointing, is the reference."""
+    eager = {"loss__patch_weights": patch_weights, "model__attention": "eager"}
+    train(make_config(tmp_path / "one", four_layers, mixed, optimizer__micro_batch=1, **BASIC, **eager))
+    names = ["basic-attention"] if patch_weights == "attention" else ["basic-0", "basic-2", "basic-3"]
+    for figure in ("text_loss", "direction_loss", "semantics_loss", "images"):
+        expected = torch.tensor(series(tmp_path / "one", figure))
+        assert len(expected) == 4
+        for name in names:
+            found = torch.tensor(series(two_ranks / name, figure))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    expected = final_weights(tmp_path / "one")
+    for name in names:
+        for weight, tensor in final_weights(two_ranks / name).items():
+            torch.testing.assert_close(tensor, expected[weight], rtol=0, atol=1e-4)
 
 
 def test_exports_of_all_stages_load_to_the_same_weights(two_ranks):

@@ -53,9 +53,9 @@ def load_state(engine: Any, folder: Path, identity: dict[str, Any]) -> int:
         return 0
     saved = json.loads(path.read_text())
     for name, ours in identity.items():
-        if saved[name] != ours:
+        if saved.get(name) != ours:
             raise ResumeError(
-                f"the state at {folder} was saved with {name} = {saved[name]}, this run has {ours}; "
+                f"the state at {folder} was saved with {name} = {saved.get(name)}, this run has {ours}; "
                 "resume with the same, or export and start a new run from the exported folder"
             )
     engine.load_checkpoint(str(folder), tag=f"step-{saved['step']}")

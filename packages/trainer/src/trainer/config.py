@@ -60,10 +60,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Loss:
-    """arXiv 2605.26656: beta, and lambda as `vision_weight`; vision_weight = 0 is plain SFT."""
+    """dv_sft reads vision_weight (lambda) and beta, arXiv 2605.26656. basic reads the two weights of arXiv
+    2508.06895 and whether an image's visual tokens count alike or by the attention that text pays to them.
+    chunk_size: rows that meet the vocabulary at once."""
 
     vision_weight: float = 2e-3
     beta: float = 0.3
+    direction_weight: float = 1.0
+    semantics_weight: float = 0.01
+    patch_weights: Literal["uniform", "attention"] = "uniform"
     chunk_size: int = 512
 
 
@@ -101,10 +106,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Config:
+    """method: "sft" trains the text loss alone, "dv_sft" adds the vision loss, "basic" adds the losses of
+    BASIC; settings of the other methods are ignored, so that this one line compares them."""
+
     output: str
     model: Model
     data: Data
     optimizer: Optimizer
+    method: Literal["sft", "dv_sft", "basic"] = "dv_sft"
     loss: Loss = field(default_factory=Loss)
     deepspeed: DeepSpeed = field(default_factory=DeepSpeed)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -116,14 +125,39 @@ class Config:
         if (offload == "all" and stage != 3) or (offload == "optimizer" and stage == 0):
             needed = "3" if offload == "all" else "1, 2 or 3"
             raise ConfigError(f'deepspeed.offload = "{offload}" needs zero_stage {needed}, found {stage}')
-        if not 0 <= self.loss.beta <= 1 or self.loss.vision_weight < 0:
-            raise ConfigError(
-                "expected 0 <= loss.beta <= 1 and loss.vision_weight >= 0, "
-                f"found {self.loss.beta} and {self.loss.vision_weight}"
-            )
+        if self.method == "dv_sft":
+            self._check_dv_sft()
+        if self.method == "basic":
+            self._check_basic()
         epochs = self.optimizer.epochs
         if not all(0 < epoch <= epochs for epoch in self.checkpoint.export_at):
             raise ConfigError(f"expected checkpoint.export_at in (0, {epochs}], found {self.checkpoint.export_at}")
+
+    def _check_dv_sft(self) -> None:
+        if not 0 <= self.loss.beta <= 1 or self.loss.vision_weight <= 0:
+            raise ConfigError(
+                "expected 0 <= loss.beta <= 1 and loss.vision_weight > 0, "
+                f'found {self.loss.beta} and {self.loss.vision_weight}; for the text loss alone set method = "sft"'
+            )
+
+    def _check_basic(self) -> None:
+        loss, model = self.loss, self.model
+        if min(loss.direction_weight, loss.semantics_weight) < 0:
+            raise ConfigError(
+                "expected loss.direction_weight and loss.semantics_weight >= 0, "
+                f"found {loss.direction_weight} and {loss.semantics_weight}"
+            )
+        if loss.patch_weights == "attention" and model.attention != "eager":
+            raise ConfigError(
+                'loss.patch_weights = "attention" reads attention weights, which model.attention = '
+                f'"{model.attention}" never makes; set model.attention = "eager" or loss.patch_weights = "uniform"'
+            )
+        if model.lora or "merger" in model.freeze:
+            found = "model.lora" if model.lora else "model.freeze"
+            raise ConfigError(
+                f'method = "basic" trains the merger, which {found} freezes; take out {found}, or choose the '
+                "parts as pipelines/configs/train/qwen3-vl-8b-basic.toml does"
+            )
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes a rank and step. Raises ConfigError where the global batch does not divide."""

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from patchlabels import rows
 from patchlabels.grid import GridSpec
-from trainer import config
+from trainer import basic, config
 from trainer.loss import IGNORE, row_loss
 
 PARTS = {
     "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
     "merger": r"model\.visual\.merger\.",
     "deepstack_mergers": r"model\.visual\.deepstack_merger_list\.",
-    "language_model": r"model\.language_model\.",
+    "language_model.first_layer": r"model\.language_model\.layers\.0\.",
+    "language_model.rest": r"model\.language_model\.",
     "head": r"lm_head\.",
 }
-"""The named parts of a Qwen3-VL model, as patterns of its parameter names; together they cover all of
-them."""
+"""The named parts of a Qwen3-VL model, as patterns of its parameter names; a parameter belongs to the first that
+matches, and together they cover all. `language_model` names both of its parts."""
 
 
 class ModelError(ValueError):
@@ -74,12 +75,18 @@ def part_of(name: str) -> str:
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     """Freeze the named parts, leave the others trainable. Raises ModelError for unknown parts, and where a
     tied head would have to be frozen and trained at once."""
-    if unknown := set(parts) - PARTS.keys():
-        raise ModelError(f"unknown parts {sorted(unknown)}; expected some of {', '.join(PARTS)}")
-    if _is_tied(model) and ("head" in parts) != ("language_model" in parts):
-        raise ModelError("the head is tied to the embeddings: freeze both head and language_model, or neither")
+    names = {part: {part, part.partition(".")[0]} for part in PARTS}
+    if unknown := set(parts).difference(*names.values()):
+        known = ", ".join(dict.fromkeys(name for part in PARTS for name in sorted(names[part])))
+        raise ModelError(f"unknown parts {sorted(unknown)}; expected some of {known}")
+    frozen = {part for part in PARTS if names[part] & set(parts)}
+    if _is_tied(model) and ("head" in frozen) != ("language_model.rest" in frozen):
+        raise ModelError(
+            "the head is tied to the embeddings: freeze both head and language_model.rest (or all of language_model), "
+            "or neither"
+        )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in parts)
+        parameter.requires_grad_(part_of(name) not in frozen)
 
 
 def _is_tied(model: Any) -> bool:
@@ -140,43 +147,63 @@ def hash_frozen(model: nn.Module) -> str:
 
 
 class StepSums(NamedTuple):
-    """loss: scalar, differentiable. Sums over this pass, no gradient: text and vision loss, vision top-1
-    hits."""
+    """loss: scalar, differentiable. Sums over this pass, no gradient, 0 where the method has no such loss: text
+    loss over answer tokens, vision loss and top-1 hits over labelled visual tokens, BASIC's over images."""
 
     loss: Tensor
     text: Tensor
     vision: Tensor
     hits: Tensor
+    direction: Tensor
+    semantics: Tensor
 
 
 class SupervisedModel(nn.Module):
-    """A checkpoint with the loss on top: the module the DeepSpeed engine wraps.
+    """A checkpoint with the losses of a method on top: the module the DeepSpeed engine wraps.
 
-    The loss is inside, so that under ZeRO-3 the head's weights are gathered where it reads them.
+    The losses are inside, so that under ZeRO-3 the weights of head and embeddings are gathered where they read them.
     """
 
-    def __init__(self, model: Any, settings: config.Loss):
+    def __init__(self, model: Any, method: Literal["sft", "dv_sft", "basic"], settings: config.Loss):
         super().__init__()
-        self.model, self.settings = model, settings
+        self.model, self.method, self.settings = model, method, settings
 
-    def forward(self, batch: dict[str, Tensor], text_weight: float, vision_weight: float) -> StepSums:
-        """One pass. batch: see `trainer.batch`. loss = text_weight * sum of text losses + vision_weight *
-        sum of vision losses (arXiv 2605.26656, with the denominators and lambda in the weights)."""
+    def forward(self, batch: dict[str, Tensor], per_text: float, per_visual: float, per_image: float) -> StepSums:
+        """One pass. batch: see `trainer.batch`. The loss is the sum of every kind's losses over this pass, times the
+        kind's weight in the settings, times what one answer token, one labelled visual token and one image count in
+        the whole step."""
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "image_index")}
-        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        if self.method != "basic":
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+            return self._cross_entropy(hidden, batch, per_text, per_visual)
+        with basic.record(self.model, batch, self.settings.patch_weights) as recorder:
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        sums = self._cross_entropy(hidden, batch, per_text, per_visual)
+        return self._with_basic(sums, recorder.states(), per_image)
+
+    def _cross_entropy(self, hidden: Tensor, batch: dict[str, Tensor], per_text: float, per_visual: float) -> StepSums:
         labelled = batch["labels"] != IGNORE
-        if not vision_weight:  # plain SFT: visual tokens never meet the head
+        if self.method != "dv_sft":  # visual tokens never meet the head
             labelled &= batch["image_index"] < 0
         image_index = batch["image_index"][labelled]
         visual = image_index >= 0
-        weight = torch.where(visual, vision_weight, text_weight)
         loss, rows, hits = row_loss(
             hidden[labelled],
             self.model.get_output_embeddings(),
             batch["labels"][labelled],
             image_index,
-            weight,
+            torch.where(visual, self.settings.vision_weight * per_visual, per_text),
             beta=self.settings.beta,
             chunk_size=self.settings.chunk_size,
         )
-        return StepSums(loss, rows[~visual].sum(), rows[visual].sum(), hits[visual].sum())
+        none = torch.zeros_like(loss.detach())
+        return StepSums(loss, rows[~visual].sum(), rows[visual].sum(), hits[visual].sum(), none, none)
+
+    def _with_basic(self, sums: StepSums, states: basic.ImageStates, per_image: float) -> StepSums:
+        settings, embeddings = self.settings, self.model.get_input_embeddings().weight
+        direction = basic.direction_loss(states)
+        semantics = basic.semantics_loss(states, embeddings, settings.chunk_size)
+        added = settings.direction_weight * direction + settings.semantics_weight * semantics
+        return sums._replace(
+            loss=sums.loss + per_image * added, direction=direction.detach(), semantics=semantics.detach()
+        )

@@ -63,10 +63,10 @@ def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool =
     )
 
 
-def write_tiny(processor: Path, output: Path, seed: int = 0, tied: bool = True) -> Path:
+def write_tiny(processor: Path, output: Path, seed: int = 0, tied: bool = True, layers: int = 3) -> Path:
     """Write the checkpoint, float32, with the processor's files; returns `output`."""
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(tiny_config(processor, tied=tied))
+    model = Qwen3VLForConditionalGeneration(tiny_config(processor, layers=layers, tied=tied))
     text: Any = model.config.text_config
     model.generation_config.update(eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
     model.save_pretrained(output)

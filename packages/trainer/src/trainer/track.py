@@ -58,7 +58,7 @@ class Log:
         self._file.write(json.dumps({"step": step, **figures}) + "\n")
         self._file.flush()
         self._track(figures, step)
-        shown = ("text_loss", "vision_loss", "patch_accuracy", "learning_rate")
+        shown = ("text_loss", "vision_loss", "patch_accuracy", "direction_loss", "semantics_loss", "learning_rate")
         self._bar.set_postfix({key: f"{figures[key]:.3g}" for key in shown if key in figures})
         self._bar.update()
 

@@ -48,11 +48,16 @@ def train(config: Config, resume: bool = False) -> None:
 
     mixture, encoder = open_data(config, base)
     plan = make_plan(config, mixture, encoder)
-    model = SupervisedModel(load_model(base, config.model), config.loss)
+    model = SupervisedModel(load_model(base, config.model), config.method, config.loss)
     engine = engines.start_engine(model, config, world_size, plan.steps)
     frozen = hash_frozen(engine.module)
 
-    identity = {"ranks": world_size, "zero_stage": config.deepspeed.zero_stage, "samples": plan.sha256}
+    identity = {
+        "ranks": world_size,
+        "zero_stage": config.deepspeed.zero_stage,
+        "samples": plan.sha256,
+        "method": config.method,
+    }
     done = checkpoint.load_state(engine, output / "state", identity) if resume else 0
     if rank == 0:
         record = describe(config, mixture, plan, model, frozen)
@@ -62,7 +67,7 @@ def train(config: Config, resume: bool = False) -> None:
     accumulation = config.accumulation(world_size)
     passes = load_batches(config, mixture, encoder, plan, rank, world_size, done)
     for step in range(done + 1, plan.steps + 1):
-        figures = train_step(engine, passes, accumulation, config.loss.vision_weight, device)
+        figures = train_step(engine, passes, accumulation, config.method, device)
         if rank == 0:
             log(figures, step)
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
@@ -106,39 +111,41 @@ def train_step(
     engine: Any,
     passes: Iterator[dict[str, Tensor]],
     accumulation: int,
-    vision_weight: float,
+    method: str,
     device: torch.device,
 ) -> dict[str, float]:
     """One optimizer step; returns its figures over all ranks.
 
-    Both denominators of the loss are counted over the whole step, all ranks and accumulation steps, before
-    its first forward pass. DeepSpeed averages over ranks and accumulation steps, so the weights undo that.
+    The denominators of the losses are counted over the whole step, all ranks and accumulation steps, before its
+    first forward pass. DeepSpeed averages over ranks and accumulation steps, so the shares undo that.
     """
     started = time.perf_counter()
     batches = [next(passes) for _ in range(accumulation)]
     waited = time.perf_counter() - started
-    counts = all_reduce(sum(count_labels(batch) for batch in batches), device)
-    texts, visuals, tokens = counts.tolist()
-    share = accumulation * distributed.get_world_size()
-    weights = share / max(texts, 1), vision_weight * share / max(visuals, 1)
-    learning_rate, sums = engine.get_lr()[0], torch.zeros(3, device=device)
+    counts = all_reduce(sum(count_labels(batch) for batch in batches), device).tolist()
+    texts, visuals, images, tokens = counts
+    shares = [accumulation * distributed.get_world_size() / max(count, 1) for count in counts[:3]]
+    learning_rate, sums = engine.get_lr()[0], torch.zeros(5, device=device)
     for batch in batches:
         on_device = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-        result = engine(on_device, *weights)
-        engine.backward(result.loss)
+        loss, *parts = engine(on_device, *shares)
+        engine.backward(loss)
         engine.step()
-        sums += torch.stack([result.text, result.vision, result.hits]).detach()
-    text, vision, hits = all_reduce(sums, device).tolist()
+        sums += torch.stack(parts).detach()
+    text, vision, hits, direction, semantics = all_reduce(sums, device).tolist()
     seconds = time.perf_counter() - started
     figures = {"text_loss": text / max(texts, 1)}
     if (norm := engine.get_global_grad_norm()) is not None:  # without ZeRO DeepSpeed clips but does not tell
         figures["gradient_norm"] = float(norm)
-    if vision_weight and visuals:
+    if method == "dv_sft" and visuals:
         figures |= {"vision_loss": vision / visuals, "patch_accuracy": hits / visuals}
+    if method == "basic" and images:
+        figures |= {"direction_loss": direction / images, "semantics_loss": semantics / images}
     return figures | {
         "learning_rate": learning_rate,
         "text_labels": texts,
         "vision_labels": visuals,
+        "images": images,
         "labels_per_second": (texts + visuals) / seconds,
         "tokens_per_second": tokens / seconds,
         "data_wait": waited / seconds,
@@ -147,10 +154,12 @@ def train_step(
 
 
 def count_labels(batch: dict[str, Tensor]) -> Tensor:
-    """(3,) float64: text labels, vision labels, tokens without padding."""
+    """(4,) float64: text labels, vision labels, images without the blank one, tokens without padding."""
     labelled = batch["labels"] != IGNORE
     visual = labelled & (batch["image_index"] >= 0)
-    counts = [(labelled & ~visual).sum(), visual.sum(), batch["attention_mask"].sum()]
+    shown = (batch["attention_mask"] * batch["mm_token_type_ids"]).any()  # a blank image is alone and masked
+    images = shown * len(batch["image_grid_thw"])
+    counts = [(labelled & ~visual).sum(), visual.sum(), images, batch["attention_mask"].sum()]
     return torch.stack(counts).double()
 
 
@@ -190,7 +199,7 @@ def git_commit() -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train SFT or DV-SFT on label shards.")
+    parser = argparse.ArgumentParser(description="Train SFT, DV-SFT or BASIC on label shards.")
     parser.add_argument("--config", required=True, help="TOML file, see pipelines/configs/train")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state, if any")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
