@@ -22,7 +22,7 @@ from labeler.config import ConfigError, load
 from labeler.ocr import EngineError
 from labeler.page import SourceError
 from labeler.run import Run, RunError, prepare
-from labeler.transforms import CountShards, LabelShards, WriteStats
+from labeler.transforms import CountShards, LabelShards, PlannedShards, WriteStats
 from patchlabels.grid import GridError
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
@@ -34,7 +34,7 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
     """The graph: every shard that is planned, labelled where it is missing, then counted."""
     (
         pipeline
-        | "Shards" >> beam.Create(run.shards())
+        | "Shards" >> PlannedShards(run)
         | "Spread" >> beam.Reshuffle()
         | "Label" >> label_shards
         | "Count" >> CountShards()
@@ -47,6 +47,8 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
     started = time.time()
     with progress.shown(run), beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
+    if not run.shards():  # of nothing the graph counts nothing
+        stats.write(run, {})
     files.remove_temporary(run.out, before=started)
     found = stats.read(run.out)
     print(f"\n{stats.funnel(found)}\n\nlabels:  {files.join(run.out, 'labels')}/*/*.parquet")

@@ -33,6 +33,7 @@ RUNTIME = "org.apache.flink.runtime"
 JOB_MANAGER = f"{RUNTIME}.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = f"{RUNTIME}.taskexecutor.TaskManagerRunner"
 START_SECONDS = 180
+HEAP = "-Xmx384m"
 
 CONFIG = """\
 jobmanager.rpc.address: 127.0.0.1
@@ -71,7 +72,7 @@ OPTIONS = (
 )
 
 # What Flink's own start scripts pass to Java 17: its serialisers look into these packages.
-OPENED = "lang lang.invoke lang.reflect io net nio text time util util.concurrent util.concurrent.atomic".split()
+OPENED = ("lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "text", "time", "util", "util.concurrent")
 JAVA = ["-XX:+IgnoreUnrecognizedVMOptions", *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED)]
 
 
@@ -100,7 +101,9 @@ class Cluster:
         if self.alive(name):
             return
         with (self.run / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         self.state["processes"][name] = process.pid, _started(process.pid)
         self.save()
 
@@ -126,7 +129,7 @@ def up(folder: Path, taskmanagers: int, slots: int) -> str:
         down(folder)
         cluster.state = {"ports": _free_ports("rest", "rpc", "pool"), "processes": {}}
         (cluster.run / "config.yaml").write_text(CONFIG.format(slots=slots, **cluster.state["ports"]))
-    cluster.start("jobmanager", _java(cluster, libraries, "384m", JOB_MANAGER))
+    cluster.start("jobmanager", _java(cluster, libraries, JOB_MANAGER))
     for number in range(1, taskmanagers + 1):
         start_worker_machine(cluster, libraries, number)
     _wait(cluster, taskmanagers)
@@ -149,7 +152,7 @@ def start_worker_machine(cluster: Cluster, libraries: Path, number: int) -> None
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{address} {POOL_HOST}\n")
     java = [f"-Djdk.net.hosts.file={hosts}"]
     name = ["-D", f"taskmanager.resource-id=taskmanager-{number}-{time.time_ns()}"]
-    cluster.start(f"taskmanager-{number}", _java(cluster, libraries, "384m", TASK_MANAGER, java, name))
+    cluster.start(f"taskmanager-{number}", _java(cluster, libraries, TASK_MANAGER, java, name))
 
 
 def down(folder: Path) -> None:
@@ -168,10 +171,10 @@ def down(folder: Path) -> None:
 
 
 def _java(
-    cluster: Cluster, libraries: Path, heap: str, main: str, java: list[str] = [], flags: list[str] = []  # noqa: B006
+    cluster: Cluster, libraries: Path, main: str, java: Sequence[str] = (), flags: Sequence[str] = ()
 ) -> list[str]:
     classes = ["-cp", f"{libraries}/*", main]
-    return ["java", f"-Xmx{heap}", *JAVA, *java, *classes, "--configDir", str(cluster.run), *flags]
+    return ["java", HEAP, *JAVA, *java, *classes, "--configDir", str(cluster.run), *flags]
 
 
 def _wait(cluster: Cluster, taskmanagers: int) -> None:

@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 FLINK = "1.20.5"
@@ -26,7 +27,9 @@ FLINK_URL = (
 FLINK_SHA256 = "e6aee62ea1a1fe7b32e28894ad079f3f1a50a372a4caac3df52405267f4228c8"
 MAVEN = "https://repo.maven.apache.org/maven2"
 JARS = Path(__file__).with_name("jars.txt")
-MANIFEST = "Manifest-Version: 1.0\nMain-Class: org.apache.beam.runners.flink.FlinkJobServerDriver\nMulti-Release: true\n"
+MANIFEST = (
+    "Manifest-Version: 1.0\nMain-Class: org.apache.beam.runners.flink.FlinkJobServerDriver\nMulti-Release: true\n"
+)
 SIGNATURES = (".SF", ".RSA", ".DSA")  # of single jars; they would not fit the packed one
 
 
@@ -92,15 +95,15 @@ def job_server(folder: Path) -> Path:
     packed = folder / f"job-server-{hashlib.sha256(JARS.read_bytes()).hexdigest()[:16]}.jar"
     if not packed.exists():
         with ThreadPoolExecutor(8) as pool:
-            jars = list(pool.map(lambda entry: _fetch_jar(*entry, folder / "maven"), coordinates()))
-        partial = packed.with_name(f"{packed.name}.{os.getpid()}")
-        pack(jars, partial)
-        partial.rename(packed)
+            jars = list(pool.map(partial(_fetch_jar, folder / "maven"), *zip(*coordinates(), strict=True)))
+        unfinished = packed.with_name(f"{packed.name}.{os.getpid()}")
+        pack(jars, unfinished)
+        unfinished.rename(packed)
         shutil.rmtree(folder / "maven")
     return packed
 
 
-def _fetch_jar(sha256: str, name: str, folder: Path) -> Path:
+def _fetch_jar(folder: Path, sha256: str, name: str) -> Path:
     group, artifact, version = name.split(":")
     file = f"{artifact}-{version}.jar"
     return fetch(f"{MAVEN}/{group.replace('.', '/')}/{artifact}/{version}/{file}", sha256, folder / file)

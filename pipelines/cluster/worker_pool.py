@@ -34,7 +34,7 @@ def serve(address: str) -> None:
     from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer
 
     class Pool(BeamFnExternalWorkerPoolServicer):
-        def StartWorker(  # noqa: N802 # Beam's name
+        def StartWorker(
             self, request: beam_fn_api_pb2.StartWorkerRequest, context: grpc.ServicerContext
         ) -> beam_fn_api_pb2.StartWorkerResponse:
             endpoints = [request.logging_endpoint.url, request.provision_endpoint.url, request.control_endpoint.url]

@@ -7,6 +7,7 @@ machines are seen when their shards are whole.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,14 +34,18 @@ PAGES = _Pages()
 
 @contextmanager
 def shown(run: Run, every: float = 2.0) -> Iterator[None]:
-    """Show a progress bar while the body runs; look for new pages every so many seconds."""
+    """Show a progress bar while the body runs; look for new pages every so many seconds, or less often where a look
+    takes long, as at a million shards on s3://."""
     there, before = pages_in_shards(run), PAGES.done
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(every):
+        pause = every
+        while not stop.wait(pause):
+            began = time.monotonic()
             counted = there + PAGES.done - before
             bar.update(max(counted, pages_in_shards(run)) - bar.n)
+            pause = max(every, 20 * (time.monotonic() - began))
 
     with tqdm(total=run.pages, initial=there, unit="page", desc="labelling", mininterval=every) as bar:
         watcher = threading.Thread(target=watch, daemon=True)

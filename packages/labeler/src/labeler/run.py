@@ -44,11 +44,11 @@ class Run:
         return sum(planned.pages for planned in self.planned.values())
 
     def shards(self) -> list[Shard]:
-        return [
-            Shard(self.out, slug, number, planned.shards)
-            for slug, planned in self.planned.items()
-            for number in range(planned.shards)
-        ]
+        return [shard for slug in self.planned for shard in self.shards_of(slug)]
+
+    def shards_of(self, slug: str) -> list[Shard]:
+        shards = self.planned[slug].shards
+        return [Shard(self.out, slug, number, shards) for number in range(shards)]
 
     def source(self, slug: str) -> Source:
         return next(source for source in self.config.source if source.slug == slug)
