@@ -1,13 +1,14 @@
 """A Flink session cluster on loopback: one JobManager, and N TaskManagers with a Beam worker pool beside each.
 
-    python pipelines/cluster/flink.py up [--taskmanagers N] [--slots N] [--folder .flink]
+    python pipelines/cluster/flink.py up [--taskmanagers N] [--slots N] [--folder .flink] [--jars .flink/jars]
     python pipelines/cluster/flink.py down [--folder .flink]
 
-`up` fetches what it needs into the folder, starts what is not running yet, and writes the Beam options that lead to
+`up` fetches what it needs, starts what is not running yet, and writes the Beam options that lead to
 the cluster to FOLDER/options. `down` ends what `up` started and nothing else.
 
 Every TaskManager asks `worker-pool:PORT` for its workers. On a cluster of many machines that name, or localhost, leads
 to the TaskManager's own machine; here each TaskManager has a hosts file of its own, and pool k listens on 127.0.0.k.
+Linux only, for these addresses and for /proc.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +120,13 @@ class Cluster:
             os.killpg(self.state["processes"][name][0], number)
 
 
-def up(folder: Path, taskmanagers: int, slots: int) -> str:
+def up(folder: Path, downloads: Path, taskmanagers: int, slots: int) -> str:
     """Start what is not running. Returns the Beam options that lead to the cluster. Raises ClusterError."""
     if not shutil.which("java"):
         raise ClusterError("there is no java here; install Java 11 or 17, e.g. apt-get install openjdk-17-jre-headless")
     cluster = Cluster(folder)
     cluster.run.mkdir(parents=True, exist_ok=True)
-    libraries, jar = jars.flink(cluster.folder), jars.job_server(cluster.folder)
+    libraries, jar = jars.flink(downloads.resolve()), jars.job_server(downloads.resolve())
     if not cluster.alive("jobmanager"):
         down(folder)
         cluster.state = {"ports": _free_ports("rest", "rpc", "pool"), "processes": {}}
@@ -205,16 +207,19 @@ def _free_ports(*names: str) -> dict[str, int]:
 
 
 def _started(pid: int) -> str:
-    """When a process started, as ps says it; empty if there is none, or only a zombie."""
-    shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
-    state, _, started = shown.strip().partition(" ")
-    return "" if state.startswith("Z") else started.strip()
+    """When a process started, in clock ticks since the machine did; empty if there is none, or only a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("verb", choices=["up", "down"])
-    parser.add_argument("--folder", type=Path, default=Path(".flink"), help="downloads, logs and state")
+    parser.add_argument("--folder", type=Path, default=Path(".flink"), help="logs and state")
+    parser.add_argument("--jars", type=Path, default=Path(".flink/jars"), help="downloads")
     parser.add_argument("--taskmanagers", type=int, default=2)
     parser.add_argument("--slots", type=int, default=1, help="of each TaskManager: shards at a time")
     options = parser.parse_args()
@@ -222,7 +227,7 @@ def main() -> None:
         if options.verb == "down":
             down(options.folder)
         else:
-            print(up(options.folder, options.taskmanagers, options.slots), end="")
+            print(up(options.folder, options.jars, options.taskmanagers, options.slots), end="")
     except (ClusterError, jars.FetchError) as error:
         sys.exit(f"error: {error}")
 
