@@ -101,7 +101,7 @@ def shards(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in out.glob("labels/*/*.parquet")}
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"

@@ -37,6 +37,6 @@ def test_flinks_own_classes_in_the_job_server_are_of_the_clusters_version():
 def test_a_file_that_is_not_the_one_expected_is_refused_and_not_kept(tmp_path):
     source = tmp_path / "source"
     source.write_text("tampered with")
-    with pytest.raises(jars.FetchError, match="expected 0{64}"):
+    with pytest.raises(jars.FetchError, match=r"expected 0{64}"):
         jars.fetch(source.as_uri(), "0" * 64, tmp_path / "jar")
     assert list(tmp_path.iterdir()) == [source]
