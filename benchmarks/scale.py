@@ -15,6 +15,7 @@ import json
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -61,7 +62,7 @@ def cpu_a_page(pages: int, workers: int) -> float:
 def requests(shards: int) -> Counter[str]:
     """Requests by method that a run of rendered pages from S3 to S3 makes."""
     with tempfile.TemporaryDirectory() as name:
-        log, port = Path(name) / "log", 5555
+        log, port = Path(name) / "log", _free_port()
         keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
         environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         texts = [json.dumps({"id": number, "text": "some words"}) for number in range(shards * PAGES_PER_SHARD)]
@@ -75,6 +76,11 @@ def requests(shards: int) -> Counter[str]:
             finally:
                 process.terminate()
         return Counter(method.decode() for method, _ in REQUEST.findall(log.read_bytes()[before:]))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def _put(environment: dict[str, str], text: str) -> None:

@@ -13,8 +13,8 @@ from typing import IO, Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}$")
 NOTE = ".attempt"  # lies beside a shard while it is being labelled, see attempts.py
+PASSING = re.compile(rf"({re.escape(NOTE)})?(\.tmp-[0-9a-f]{{32}})?$")
 
 
 def join(base: str, *parts: str) -> str:
@@ -69,12 +69,11 @@ def remove(paths: list[str]) -> None:
 
 
 def remove_temporary(folder: str, before: float) -> None:
-    """Delete what killed workers left below a folder: files half-written, and notes beside shards that are whole.
-    before: seconds since the epoch; younger files may belong to a run that is still at work."""
+    """Delete what killed workers left below a folder: half-written files, and notes. before: seconds since the epoch;
+    where a file is not there under its own name, a younger one may belong to a run that is still at work on it."""
     there = sizes(folder)
-    notes = [join(folder, path) for path in there if path.endswith(NOTE) and path.removesuffix(NOTE) in there]
-    left = [join(folder, path) for path in there if TEMPORARY.search(path)]
-    remove(notes + [path for path in left if FileSystems.last_updated(path) < before])
+    passing = {join(folder, path): PASSING.sub("", path) for path in there if PASSING.sub("", path) != path}
+    remove([path for path, whole in passing.items() if whole in there or FileSystems.last_updated(path) < before])
 
 
 def _make_folder(folder: str) -> None:
