@@ -70,7 +70,8 @@ restart-strategy.failure-rate.delay: 1 s
 
 OPTIONS = (
     "--runner=FlinkRunner --flink_master=127.0.0.1:{rest} --flink_version={version} --flink_job_server_jar={jar} "
-    "--environment_type=EXTERNAL --environment_config={host}:{pool} --parallelism={parallelism}\n"
+    "--environment_type=EXTERNAL --environment_config={host}:{pool} --parallelism={parallelism} "
+    "--experiments=disable_logging_submission_environment\n"  # it would ask pip, which uv's environments lack
 )
 
 # What Flink's own start scripts pass to Java 17: its serialisers look into these packages.
