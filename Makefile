@@ -11,6 +11,7 @@ PAGES ?= 20
 ARGS ?=
 
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+FILTER := UV_PROJECT_ENVIRONMENT=.venvs/filter $(UV)
 LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 TRAIN := UV_PROJECT_ENVIRONMENT=.venvs/train $(UV)
 EVALUATE := UV_PROJECT_ENVIRONMENT=.venvs/evaluate $(UV)
@@ -18,7 +19,7 @@ TEST := UV_PROJECT_ENVIRONMENT=.venvs/test $(UV)
 LINT := UV_PROJECT_ENVIRONMENT=.venvs/lint $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help labels relabel preview cluster-up cluster-down train evaluate test lint format bench bench-train corners clean
+.PHONY: help labels filter relabel stats preview cluster-up cluster-down train evaluate test lint format bench bench-train corners clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,9 +30,19 @@ labels: | $(UV)  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=.
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync python pipelines/label.py --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
+filter: | $(UV)  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
+	@$(FILTER) sync -q --frozen --inexact --package dvsft-labeler
+	@extras=$$($(FILTER) run -q --no-sync python -m labeler.config "$(CONFIG)") && \
+	$(FILTER) sync -q --frozen --inexact --package dvsft-labeler --extra filter $$extras
+	@$(FILTER) run -q --no-sync python pipelines/filter.py --config "$(CONFIG)" $(ARGS)
+
 relabel: | $(UV)  ## another tokenizer, grid or policy from existing rows: FROM=folder OUT=folder CONFIG=file.toml
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
 	@$(LABELS) run -q --no-sync python pipelines/relabel.py --from "$(FROM)" --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
+
+stats: | $(UV)  ## Table 1 of finished runs beside the paper's: OUT="folder folder ..."
+	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
+	@$(LABELS) run -q --no-sync python -m labeler.stats $(OUT)
 
 preview: | $(UV)  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler

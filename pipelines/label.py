@@ -21,7 +21,8 @@ from labeler import files, progress, stats
 from labeler.config import ConfigError, load
 from labeler.ocr import EngineError
 from labeler.page import SourceError
-from labeler.run import Run, RunError, prepare
+from labeler.run import Run, prepare
+from labeler.settings import RunError
 from labeler.transforms import CountShards, LabelShards, PlannedShards, WriteStats
 from patchlabels.grid import GridError
 
@@ -37,7 +38,7 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
         | "Shards" >> PlannedShards(run)
         | "Spread" >> beam.Reshuffle()
         | "Label" >> label_shards
-        | "Count" >> CountShards()
+        | "Count" >> CountShards(run)
         | "Stats" >> WriteStats(run)
     )
 
@@ -45,7 +46,9 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
 def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -> int:
     """Run the graph with progress, print what it made; returns the exit code."""
     started = time.time()
-    with progress.shown(run), beam.Pipeline(options=options) as pipeline:
+    results, per_shard = files.join(run.out, "labels"), run.config.output.pages_per_shard
+    shown = progress.shown("labelling", results, run.planned, per_shard)
+    with shown, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})

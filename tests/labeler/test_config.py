@@ -35,6 +35,11 @@ def test_defaults_are_the_papers_rules():
         ({"labels": {"max_height": -1.0}}, "expected more than 0"),
         ({"render": {"font_sizes": [30, 10]}}, "expected [smallest, largest]"),
         ({"render": {"font_sizes": [20]}}, "expected [smallest, largest]"),
+        ({"filter": {"max_ppl_document": -1}}, "expected more than 0"),
+        ({"filter": {"dtype": "float16"}}, "expected one of auto, bfloat16, float32"),
+        ({"source": [{"kind": "documents", "path": "x", "draw": {"of": "word"}}]}, "did you mean words?"),
+        ({"source": [{"kind": "squad", "path": "x", "draw": {"of": "words"}}]}, "expected documents only"),
+        ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
     ],
 )
 def test_a_wrong_config_says_what_was_found_and_what_to_write(change, said):
@@ -59,6 +64,8 @@ def test_extras_are_those_the_run_imports(tmp_path):
     assert extras(parse(MINIMAL), "s3://bucket/out") == ["aws"]
     assert extras(parse({**MINIMAL, "ocr": paddle, "source": [source]})) == ["aws", "paddle", "paddleocr"]
     assert extras(parse({**MINIMAL, "source": [{"kind": "squad", "path": "rajpurkar/squad"}]})) == ["hub"]
+    assert extras(parse({**MINIMAL, "filter": {"perplexities": "gs://bucket/p"}})) == ["gcp"]
+    assert extras(parse({**MINIMAL, "source": [{"kind": "documents", "path": "EdinburghNLP/xsum"}]})) == ["hub"]
     assert extras(parse({**MINIMAL, "ocr": paddle, "source": [{"kind": "squad", "path": str(tmp_path)}]})) == []
 
 

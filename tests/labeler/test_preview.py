@@ -8,7 +8,7 @@ from PIL import Image
 from support import SAMPLES
 
 from labeler.preview import write_preview
-from labeler.run import RunError
+from labeler.settings import RunError
 
 HOSTILE = "</script><script>alert(1)</script> <img/src=x/onerror=alert(2)> <!-- & \u2028 plain"
 

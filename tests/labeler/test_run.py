@@ -10,9 +10,11 @@ import time
 import pytest
 import relabel
 from support import ROOT, SAMPLES, draw_page, encode, read_all, run_files
+from tokenizers import Tokenizer
 
 from labeler import stats, transforms
 from labeler.engines import make_engine
+from labeler.settings import RunError
 
 SMALL = {"pages_per_shard": 3}
 
@@ -24,8 +26,6 @@ def squad_config(write_config):
 
 def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path):
     """Read the rows back: every label is the first token of the word whose ink ends in its patch."""
-    from tokenizers import Tokenizer
-
     tokenizer = Tokenizer.from_file(str(SAMPLES / "processor/tokenizer.json"))
     assert label(squad_config, tmp_path / "out") == 0
     found = read_all(tmp_path / "out")
@@ -214,3 +214,27 @@ def test_words_add_up_to_labels_and_losses(squad_config, label, tmp_path):
     assert counts["dropped.no_glyph"] == 2  # the sample holds a kanji and an emoji
     assert counts["patches"] == sum(row["rows"] * row["cols"] for row in found)
     assert counts["labels_by_sample"] == sum(len(row["patch_index"]) * len(row["qa"]) for row in found)
+    tokenizer = Tokenizer.from_file(str(SAMPLES / "processor/tokenizer.json"))
+    answers = [qa["answers"][0] for row in found for qa in row["qa"]]
+    assert counts["text_labels"] == sum(len(tokenizer.encode(answer).ids) for answer in answers)
+
+
+def test_table_1_stands_beside_the_papers(squad_config, label, tmp_path):
+    label(squad_config, tmp_path / "train")
+    other = squad_config.read_text().replace("[model]", 'split = "dev"\n[model]')
+    squad_config.write_text(other.replace(f"{SAMPLES}/squad", f"{SAMPLES}/squad/train-v1.1.json"))
+    label(squad_config, tmp_path / "dev")
+    train, dev = (stats.read(str(tmp_path / name)) for name in ("train", "dev"))
+    head, ours, paper, other_split = stats.table([train, dev]).splitlines()
+    assert head.split("  ")[-1].strip() == "coverage"
+    counts = train["squad-train"]
+    numbers = [counts[key] for key in ("samples", "pages", "text_labels", "labels_by_sample")]
+    share = counts["labels_by_sample"] / counts["patches_by_sample"]
+    assert ours.split() == ["squad-train", *(f"{n:,}" for n in numbers), f"{share:.2%}"]
+    assert paper.split() == ["paper", "24,929", "13,183", "60,957", "2,607,031", "31.44%"]
+    assert other_split.split()[:5] == ["squad-dev", *(f"{n:,}" for n in numbers)]
+
+
+def test_a_folder_that_holds_no_finished_run_has_no_table(tmp_path):
+    with pytest.raises(RunError, match="is no finished run"):
+        stats.read(str(tmp_path))

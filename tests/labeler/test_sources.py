@@ -220,6 +220,19 @@ def test_pages_without_a_name_are_told_apart_by_their_bytes(hub_docvqa):
     assert sorted(len(page.qa) for page in pages.values()) == [1, 2]
 
 
+def test_xsum_in_the_hugging_face_layout_gives_the_same_pages_as_its_lines(tmp_path):
+    lines = [{"id": str(n), "document": f"Text {n}.", "summary": "s"} for n in range(3)] + [
+        {"id": "3", "document": " "}
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pq.write_table(pa.Table.from_pylist(lines), tmp_path / "test.parquet")
+    from_lines, _ = read(kind="documents", path=str(tmp_path / "lines.jsonl"), split="test")
+    from_hub, left = read(kind="documents", path=str(tmp_path / "test.parquet"), split="test")
+    assert from_hub == from_lines and len(from_hub) == 3
+    assert from_hub["documents/test/1"].text == "Text 1."
+    assert [reject.reason for reject in left] == ["bad_record"]
+
+
 def test_squad_in_the_hugging_face_layout_gives_the_same_ids_as_the_official_json(tmp_path):
     flat = [
         {

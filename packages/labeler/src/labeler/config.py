@@ -16,10 +16,25 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 KINDS = ("docvqa", "infographicvqa", "squad", "documents", "images")
 ENGINES = ("rapidocr", "paddleocr")
+DRAWS = ("", "documents", "words")
+DTYPES = ("auto", "bfloat16", "float32")
 
 
 class ConfigError(ValueError):
     """A config file that cannot be used; the message says which key and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A random sample of a `documents` source. of: "documents" draws `samples` of those that are as long as asked;
+    "words" makes `samples` texts of single words, each as likely as it is frequent in all documents; "" takes every
+    document as it is. Lengths are in characters, with one blank between words."""
+
+    of: str = ""
+    samples: int = 500
+    min_characters: int = 200
+    max_characters: int = 500
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Source:
     split: str = "train"
     name: str = ""
     subset: str = ""
+    draw: Draw = Draw()
 
     @property
     def dataset(self) -> str:
@@ -94,6 +110,26 @@ class Render:
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Which questions of squad sources are kept: PPL(answer | question) > min_ppl_question and
+    PPL(answer | document, question) < max_ppl_document (arXiv 2605.26656). perplexities: the folder that `make filter`
+    writes and labelling reads; without one every question is kept.
+
+    For `make filter` only: model, a causal language model by hub id or local folder; device, "auto" or torch's name;
+    dtype, by default bfloat16 on a GPU and float32 on a CPU; max_length, in tokens, beyond which a question is
+    refused, by default the model's window; batch_tokens, padding included."""
+
+    perplexities: str = ""
+    min_ppl_question: float = 100.0
+    max_ppl_document: float = 10.0
+    model: str = "Qwen/Qwen3-0.6B"
+    device: str = "auto"
+    dtype: str = "auto"
+    max_length: int | None = None
+    batch_tokens: int = 8192
+
+
+@dataclass(frozen=True)
 class Output:
     """max_reject_share: more rejected pages than this make the run exit with 3."""
 
@@ -108,11 +144,16 @@ class Config:
     ocr: Ocr = Ocr()
     labels: Labels = Labels()
     render: Render = field(default_factory=Render)
+    filter: Filter = Filter()
     output: Output = Output()
 
     @property
     def needs_ocr(self) -> bool:
         return not all(source.rendered for source in self.source)
+
+    def filters(self, source: Source) -> bool:
+        """Whether questions of a source are kept by their perplexities."""
+        return bool(self.filter.perplexities) and source.kind == "squad"
 
 
 def load(path: str | Path) -> Config:
@@ -132,6 +173,8 @@ def parse(settings: Mapping[str, Any]) -> Config:
     config: Config = _build(Config, settings, "")
     _one_of("source.kind", [source.kind for source in config.source], KINDS)
     _one_of("ocr.engine", [config.ocr.engine], ENGINES)
+    _one_of("source.draw.of", [source.draw.of for source in config.source], DRAWS)
+    _one_of("filter.dtype", [config.filter.dtype], DTYPES)
     slugs = [source.slug for source in config.source]
     for slug in slugs:
         if slugs.count(slug) > 1 or "/" in slug:
@@ -151,7 +194,17 @@ def _ranges(config: Config) -> list[tuple[str, Any, bool, str]]:
     """Every number a config holds: its key, what was found, whether it can be used, what can."""
     ocr, labels, output, sizes = config.ocr, config.labels, config.output, config.render.font_sizes
     sizes_fit = len(sizes) == 2 and 6 <= sizes[0] <= sizes[1] <= 64
+    kept, draws = config.filter, [source.draw for source in config.source]
+    lengths = [(draw.min_characters, draw.max_characters) for draw in draws]
+    drawn_from = [source.kind for source in config.source if source.draw.of]
     return [
+        ("source.draw of a source of kind", drawn_from, set(drawn_from) <= {"documents"}, "documents only"),
+        ("source.draw.samples", [d.samples for d in draws], all(d.samples >= 1 for d in draws), "at least 1"),
+        ("source.draw.min_characters, max_characters", lengths, all(0 < a < b for a, b in lengths), "0 < min < max"),
+        ("filter.min_ppl_question", kept.min_ppl_question, kept.min_ppl_question >= 0, "at least 0"),
+        ("filter.max_ppl_document", kept.max_ppl_document, kept.max_ppl_document > 0, "more than 0"),
+        ("filter.max_length", kept.max_length, kept.max_length is None or kept.max_length >= 1, "at least 1"),
+        ("filter.batch_tokens", kept.batch_tokens, kept.batch_tokens >= 1, "at least 1"),
         ("ocr.box_threshold", ocr.box_threshold, 0 <= ocr.box_threshold <= 1, "0 to 1"),
         ("ocr.min_side", ocr.min_side, ocr.min_side >= 1, "at least 1"),
         ("labels.max_tokens", labels.max_tokens, labels.max_tokens >= 1, "at least 1"),
@@ -165,7 +218,7 @@ def _ranges(config: Config) -> list[tuple[str, Any, bool, str]]:
 def extras(config: Config, out: str = "") -> list[str]:
     """The extras of dvsft-labeler that a run of this config into `out` imports."""
     schemes = {"s3": "aws", "gs": "gcp", "hdfs": "hadoop"}
-    places = [out, *(source.path for source in config.source)]
+    places = [out, config.filter.perplexities, *(source.path for source in config.source)]
     needed = {schemes[scheme] for scheme in (place.partition("://")[0] for place in places) if scheme in schemes}
     if config.needs_ocr and config.ocr.engine == "paddleocr":
         needed.add("paddleocr")
@@ -178,7 +231,7 @@ def extras(config: Config, out: str = "") -> list[str]:
 
 def is_hub_layout(source: Source) -> bool:
     """Whether a source is in the Hugging Face layout: Parquet files, or a hub id where no such path exists."""
-    if source.kind not in ("docvqa", "infographicvqa", "squad") or "://" in source.path:
+    if source.kind not in ("docvqa", "infographicvqa", "squad", "documents") or "://" in source.path:
         return False
     path = Path(source.path)
     if path.is_dir():

@@ -18,8 +18,8 @@ SPLITS = {"train", "val", "validation", "dev", "test"}
 
 def records(source: Source) -> Iterator[dict[str, Any]]:
     """Records as `labeler.sources` groups them; `index` is the first row that shows the page."""
-    if source.kind == "squad":
-        yield from _squad_records(source)
+    if source.kind in ("squad", "documents"):
+        yield from (_squad_records if source.kind == "squad" else _document_records)(source)
         return
     table = _open(source)
     if not {"image", "question"} <= set(table.column_names):
@@ -64,6 +64,19 @@ def _squad_records(source: Source) -> Iterator[dict[str, Any]]:
         answers = (row["answers"] or {}).get("text")
         question = {"question_id": row["id"], "question": row["question"], "answers": answers}
         yield {"name": f"{title}_{position}", "text": row["context"], "question": question}
+
+
+def _document_records(source: Source) -> Iterator[dict[str, Any]]:
+    """A row a text: `id`, and `text` or XSum's `document`."""
+    table = _open(source)
+    column = next((name for name in ("text", "document") if name in table.column_names), "text")
+    if not {"id", column} <= set(table.column_names):
+        raise SourceError(f"{source.path}: found columns {table.column_names}, expected id, and text or document")
+    for index, row in enumerate(table):
+        if not row[column] or not row[column].strip():
+            yield {"name": f"row-{index}", "error": ("bad_record", f"found {row[column]!r}, expected text")}
+            continue
+        yield {"name": str(row["id"]), "text": row[column]}
 
 
 def _page_name(row: dict[str, Any]) -> str | None:

@@ -22,8 +22,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Reject:
-    """A page, or one question of it, that was left out. stage: source, read, decode, grid, ocr, render, or label for
-    anything that no stage foresaw.
+    """A page, or one question of it, that was left out. stage: source, select (not asked for, by a filter or a
+    draw), read, decode, grid, ocr, render, or label for anything that no stage foresaw.
     reason: a short name to count by. message: what was found and expected."""
 
     page_id: str

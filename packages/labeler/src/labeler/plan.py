@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -61,6 +61,10 @@ class Shard:
         return files.join(self.out, "labels", self.slug, f"{self.name}.parquet")
 
     @property
+    def perplexities(self) -> str:
+        return files.join(self.out, "perplexities", self.slug, f"{self.name}.parquet")
+
+    @property
     def rejects(self) -> str:
         return files.join(self.out, "rejects", self.slug, f"{self.name}.jsonl")
 
@@ -87,8 +91,18 @@ def make_plan(source: Source, pages_per_shard: int) -> Plan:
             rejects.append(item)
     if not pages and not rejects:
         raise SourceError(f"{source.kind}: found no pages in {source.path}; docs/labels.md says which files go there")
-    pages.sort(key=lambda page: page.id)
-    return Plan([pages[at : at + pages_per_shard] for at in range(0, len(pages), pages_per_shard)], rejects)
+    return cut(sorted(pages, key=lambda page: page.id), rejects, pages_per_shard)
+
+
+def cut(pages: Sequence[Page], rejects: Sequence[Reject], pages_per_shard: int) -> Plan:
+    """Pages in order of their ids, in shards of a fixed number."""
+    starts = range(0, len(pages), pages_per_shard)
+    return Plan([list(pages[at : at + pages_per_shard]) for at in starts], list(rejects))
+
+
+def shards(out: str, planned: Mapping[str, Planned]) -> list[Shard]:
+    """Every shard of a run folder."""
+    return [Shard(out, slug, n, source.shards) for slug, source in planned.items() for n in range(source.shards)]
 
 
 def write_plan(out: str, slug: str, plan: Plan) -> None:

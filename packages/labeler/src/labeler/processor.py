@@ -44,7 +44,7 @@ def open_processor(folder: str, settings: Model) -> Processor:
 
 def find_processor(name: str) -> Path:
     """The local folder of a processor: as named, or downloaded where no such folder exists. Raises ConfigError."""
-    folder = Path(name) if Path(name).is_dir() else _download(name)
+    folder = find_folder("model.processor", name, FILES)
     missing = [file for file in FILES if not (folder / file).is_file()]
     if missing:
         raise ConfigError(
@@ -54,13 +54,16 @@ def find_processor(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def find_folder(key: str, name: str, patterns: Sequence[str]) -> Path:
+    """The folder that a setting names, or the files of a hub id that fit the patterns. Raises ConfigError."""
+    if Path(name).is_dir():
+        return Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ConfigError(f"model.processor = {name!r} is no folder here and no hub id (owner/name)")
+        raise ConfigError(f"{key} = {name!r} is no folder here and no hub id (owner/name)")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises its own, its transport's and OS errors
         raise ConfigError(
-            f"model.processor = {name!r} is no folder here, and the hub did not give it: {error}. "
-            "Without a network, copy the checkpoint's tokenizer and processor files and name that folder."
+            f"{key} = {name!r} is no folder here, and the hub did not give it: {error}. "
+            "Without a network, copy the checkpoint's files and name that folder."
         ) from error

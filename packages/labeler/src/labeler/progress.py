@@ -1,6 +1,6 @@
 """Progress of a run: pages a second and the time left, on stderr.
 
-Local runners report no live metrics, so pages are counted where they are labelled; those of other processes and
+Local runners report no live metrics, so pages are counted where they are worked on; those of other processes and
 machines are seen when their shards are whole.
 """
 
@@ -8,46 +8,52 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from labeler import files
-from labeler.run import Run
+from labeler.plan import Planned, shards
 
 
 class _Pages:
-    """Pages labelled by this process since it started."""
+    """Pages that this process has done since it started."""
 
     def __init__(self) -> None:
-        self.done = 0
+        self.done = 0.0
         self._lock = threading.Lock()
 
-    def add(self) -> None:
+    def add(self, pages: float = 1) -> None:
         with self._lock:
-            self.done += 1
+            self.done += pages
 
 
 PAGES = _Pages()
 
 
 @contextmanager
-def shown(run: Run, every: float = 2.0) -> Iterator[None]:
-    """Show a progress bar while the body runs; look for new pages every so many seconds, or less often where a look
-    takes long, as at a million shards on s3://."""
-    there, before = pages_in_shards(run), PAGES.done
+def shown(
+    doing: str, results: str, planned: Mapping[str, Planned], pages_per_shard: int, every: float = 2.0
+) -> Iterator[None]:
+    """Show a progress bar while the body runs; look for new pages in the folder `results` every so many seconds, or
+    less often where a look takes long, as at a million shards on s3://."""
+
+    def in_shards() -> int:
+        return pages_in_shards(results, planned, pages_per_shard)
+
+    total, there, before = sum(source.pages for source in planned.values()), in_shards(), PAGES.done
     stop = threading.Event()
 
     def watch() -> None:
         pause = every
         while not stop.wait(pause):
             began = time.monotonic()
-            counted = there + PAGES.done - before
-            bar.update(max(counted, pages_in_shards(run)) - bar.n)
+            counted = int(there + PAGES.done - before)
+            bar.update(max(counted, in_shards()) - bar.n)
             pause = max(every, 20 * (time.monotonic() - began))
 
-    with tqdm(total=run.pages, initial=there, unit="page", desc="labelling", mininterval=every) as bar:
+    with tqdm(total=total, initial=there, unit="page", desc=doing, mininterval=every) as bar:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
@@ -55,16 +61,14 @@ def shown(run: Run, every: float = 2.0) -> Iterator[None]:
         finally:
             stop.set()
             watcher.join()
-            bar.update(pages_in_shards(run) - bar.n)
+            bar.update(in_shards() - bar.n)
 
 
-def pages_in_shards(run: Run) -> int:
+def pages_in_shards(results: str, planned: Mapping[str, Planned], pages_per_shard: int) -> int:
     """Pages, rejected ones included, of all shards whose file is there."""
-    there = files.sizes(files.join(run.out, "labels"))
-    per_shard = run.config.output.pages_per_shard
+    there = files.sizes(results)
     total = 0
-    for shard in run.shards():
+    for shard in shards(results, planned):
         if f"{shard.slug}/{shard.name}.parquet" in there:
-            pages_left = run.planned[shard.slug].pages - per_shard * shard.number
-            total += min(per_shard, pages_left)
+            total += min(pages_per_shard, planned[shard.slug].pages - pages_per_shard * shard.number)
     return total

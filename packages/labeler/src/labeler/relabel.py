@@ -15,7 +15,8 @@ from labeler.config import Config
 from labeler.page import Reject
 from labeler.plan import Shard
 from labeler.processor import Processor, find_processor
-from labeler.run import Run, RunError, load, same_run_is_there, save
+from labeler.run import Run, load, same_run_is_there, save
+from labeler.settings import RunError
 from labeler.shard import Row, make_row, row_or_reject
 from labeler.word import words_of_row
 from patchlabels import rows

@@ -9,7 +9,7 @@ labels/SLUG/*.parquet, rejects/SLUG/*.jsonl, stats.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,13 +19,17 @@ from labeler import files
 from labeler.assign import Policy
 from labeler.config import Config, ConfigError, Source, parse
 from labeler.engines import make_engine
-from labeler.plan import Planned, Shard, make_plan, write_plan
+from labeler.filter import filtered, provenance
+from labeler.plan import Plan, Planned, Shard, make_plan, shards, write_plan
 from labeler.processor import FILES, Processor, find_processor, open_processor
+from labeler.settings import RunError, same_are_there
 from patchlabels.rows import Metadata, tokenizer_sha256
 
-
-class RunError(ValueError):
-    """A run folder that belongs to another run; says what differs and what to do."""
+UNFELT = (
+    "config.output.max_reject_share",
+    *(f"config.filter.{key}" for key in ("device", "dtype", "max_length", "batch_tokens")),
+)
+"""Settings that change no label."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,11 @@ class Run:
     producers: Mapping[str, Mapping[str, Any]]
     planned: Mapping[str, Planned]
 
-    @property
-    def pages(self) -> int:
-        return sum(planned.pages for planned in self.planned.values())
-
     def shards(self) -> list[Shard]:
-        return [shard for slug in self.planned for shard in self.shards_of(slug)]
+        return shards(self.out, self.planned)
 
     def shards_of(self, slug: str) -> list[Shard]:
-        shards = self.planned[slug].shards
-        return [Shard(self.out, slug, number, shards) for number in range(shards)]
+        return shards(self.out, {slug: self.planned[slug]})
 
     def source(self, slug: str) -> Source:
         return next(source for source in self.config.source if source.slug == slug)
@@ -86,7 +85,7 @@ def prepare(config: Config, out: str) -> Run:
     folder = find_processor(config.model.processor)
     open_processor(str(folder), config.model)
     ocr = make_engine(config.ocr).producer if config.needs_ocr else {}
-    plans = {source.slug: make_plan(source, config.output.pages_per_shard) for source in config.source}
+    plans = {source.slug: _plan(config, source) for source in config.source}
     run = Run(
         out=out,
         config=config,
@@ -104,19 +103,12 @@ def prepare(config: Config, out: str) -> Run:
 def same_run_is_there(run: Run) -> bool:
     """Whether the folder holds this run already. Raises RunError if it holds another, or labels of unknown origin.
     What a run left that was killed before it was ready is removed."""
-    if not files.exists(_run_file(run.out)):
-        left = [path for path in files.sizes(run.out) if path.split("/")[0] in ("plan", "rejects", "labels")]
-        if any(path.startswith("labels/") for path in left):
-            raise RunError(f"{run.out} holds labels but no run.json; use another OUT, or delete {run.out}")
-        files.remove([files.join(run.out, path) for path in left])
-        return False
-    differing = list(_differences(_settings(load(run.out)), _settings(run)))
-    if differing:
-        raise RunError(
-            f"{run.out} holds a run with other settings: {'; '.join(differing)}. Use another OUT, delete "
-            f"{run.out}, or re-project its rows: make relabel FROM={run.out} OUT=<new folder> CONFIG=<config>"
-        )
-    return True
+    saved = _settings(load(run.out)) if files.exists(_run_file(run.out)) else None
+    cure = (
+        f"Use another OUT, delete {run.out}, or re-project its rows: make relabel FROM={run.out} OUT=<new folder> "
+        "CONFIG=<config>"
+    )
+    return same_are_there(run.out, saved, _settings(run), "labels", cure, UNFELT)
 
 
 def save(run: Run, processor: Path) -> None:
@@ -152,16 +144,16 @@ def _settings(run: Run) -> dict[str, Any]:
     return settings
 
 
+def _plan(config: Config, source: Source) -> Plan:
+    plan = make_plan(source, config.output.pages_per_shard)
+    if config.filters(source):
+        return filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
+    return plan
+
+
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
-        return {"engine": "render", **labeler, **asdict(config.render)}
+        kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
+        return {"engine": "render", **labeler, **asdict(config.render), **kept}
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}
-
-
-def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-    elif old != new and where != "config.output.max_reject_share":
-        yield f"{where} was {old!r}, is {new!r}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from labeler import files, hub
 from labeler.config import Source, is_hub_layout
+from labeler.draw import drawn
 from labeler.page import Page, Reject, SourceError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
@@ -32,7 +33,8 @@ def read_source(source: Source) -> Iterator[Page | Reject]:
             "documents": _document_records,
             "images": _image_records,
         }[source.kind](source)
-    return _pages(source, records)
+    pages = _pages(source, records)
+    return drawn(source, pages) if source.draw.of else pages
 
 
 def page_id(source: Source, name: str) -> str:
@@ -172,18 +174,18 @@ def _paragraph_records(name: str, paragraph: Any) -> Iterator[Record]:
 
 
 def _document_records(source: Source) -> Iterator[Record]:
-    """A JSONL file of {"id", "text"}."""
+    """A JSONL file of {"id", "text"}, or of XSum's {"id", "document"}."""
     folder, path = _json_file(source, "*.jsonl")
     for number, line in enumerate(files.read_bytes(files.join(folder, path)).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-            name, text = record["id"], record["text"]
+            name, text = record["id"], record["text" if "text" in record else "document"]
             if not _is_name(name) or not isinstance(text, str) or not text.strip():
                 raise ValueError(f"found id {name!r} and text {text!r}, expected two strings")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            message = f"{path}:{number}: {error!r}; expected an object with 'id' and 'text'"
+            message = f"{path}:{number}: {error!r}; expected an object with 'id' and 'text' or 'document'"
             yield {"name": f"line-{number}", "error": ("bad_record", message)}
             continue
         yield {"name": str(name), "text": text}

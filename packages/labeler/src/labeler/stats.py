@@ -1,17 +1,23 @@
-"""What a run made, counted from its files: the funnel from pages to labels, beside the paper's Table 1."""
+"""What a run made, counted from its files: the funnel from pages to labels, beside the paper's Table 1.
+
+`python -m labeler.stats OUT [OUT ...]` prints Table 1 of one run or of several.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow.compute as pc
+from tokenizers import Tokenizer
 
 from labeler import files
 from labeler.plan import Shard
 from labeler.run import Run
+from labeler.settings import RunError
 from patchlabels.rows import DROP_REASONS, open_shard
 
 COLUMNS = [
@@ -20,19 +26,19 @@ COLUMNS = [
     "words.list.element.confidence",
     "patch_index",
     "dropped",
-    "qa.list.element.question_id",
+    "qa.list.element.answers.list.element",
 ]
 
 PAPER = {
-    "docvqa": (39_463, 10_194, 5_402_739, 0.0697),
-    "infographicvqa": (23_946, 4_406, 4_173_608, 0.1194),
-    "squad": (24_929, 13_183, 2_607_031, 0.3144),
+    "docvqa": (39_463, 10_194, 190_895, 5_402_739, 0.0697),
+    "infographicvqa": (23_946, 4_406, 61_608, 4_173_608, 0.1194),
+    "squad": (24_929, 13_183, 60_957, 2_607_031, 0.3144),
 }
-"""arXiv 2605.26656, Table 1, train splits: samples (questions), images, vision labels counted once a sample, share
-of visual tokens labelled."""
+"""arXiv 2605.26656, Table 1, train splits: samples (questions), images, text labels, vision labels counted once a
+sample, share of visual tokens labelled."""
 
 
-def count_shard(shard: Shard) -> Counter[str]:
+def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
     """Pages, questions, words, patches, labels and losses of one shard, from its Parquet columns and rejects."""
     counts: Counter[str] = Counter()
     with files.open_binary(shard.labels) as file:
@@ -47,12 +53,20 @@ def count_shard(shard: Shard) -> Counter[str]:
             counts["words"] += _sum(pc.list_value_length(batch["words"]))
             counts["patches"] += _sum(patches)
             counts["labels"] += _sum(labels)
+            counts["text_labels"] += count_answer_tokens(batch["qa"].to_pylist(), tokenizer)
             counts["labels_by_sample"] += _sum(pc.multiply(labels, samples))
             counts["patches_by_sample"] += _sum(pc.multiply(patches, samples))
             for reason in DROP_REASONS:
                 counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
     counts.update(count_rejects(shard.rejects))
     return counts
+
+
+def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
+    """Tokens of the first answer to every question, as training takes it, without the token that ends a turn: so
+    the paper must have counted (docs/labels.md)."""
+    answers = [qa["answers"][0].strip() for page in pages for qa in page if qa["answers"]]
+    return sum(len(encoding) for encoding in tokenizer.encode_batch(answers, add_special_tokens=False))
 
 
 def count_rejects(path: str) -> Counter[str]:
@@ -69,18 +83,28 @@ def write(run: Run, counts: Mapping[str, Counter[str]]) -> dict[str, Any]:
     for slug in run.planned:
         source_rejects = count_rejects(files.join(run.out, "rejects", slug, "source.jsonl"))
         total = counts.get(slug, Counter()) + source_rejects
-        stats[slug] = {"dataset": run.source(slug).kind, **dict(sorted(total.items()))}
+        source = run.source(slug)
+        stats[slug] = {"dataset": source.kind, "split": source.split, **dict(sorted(total.items()))}
     files.write_bytes(files.join(run.out, "stats.json"), (json.dumps(stats, indent=2) + "\n").encode())
     return stats
 
 
 def read(out: str) -> dict[str, Any]:
-    return json.loads(files.read_bytes(files.join(out, "stats.json")))
+    """The stats.json of a run. Raises RunError if there is none."""
+    path = files.join(out, "stats.json")
+    if not files.exists(path):
+        raise RunError(f"{out} is no finished run (no stats.json); make labels OUT={out} makes or finishes one")
+    return json.loads(files.read_bytes(path))
 
 
 def reject_share(stats: Mapping[str, Any]) -> float:
-    """Rejected pages among all pages of a run."""
-    rejected = sum(n for found in stats.values() for key, n in found.items() if key.startswith("rejected.page."))
+    """Pages that failed among all pages of a run. Those that nobody asked for, by a filter or a draw, did not fail."""
+    rejected = sum(
+        n
+        for found in stats.values()
+        for key, n in found.items()
+        if key.startswith("rejected.page.") and not key.startswith("rejected.page.select.")
+    )
     pages = sum(found.get("pages", 0) for found in stats.values())
     return rejected / max(1, pages + rejected)
 
@@ -89,7 +113,7 @@ def funnel(stats: Mapping[str, Any]) -> str:
     """The funnel as text, a block a source, the paper's figures in a column of their own."""
     lines = []
     for slug, found in stats.items():
-        lines += ["", f"{slug:<36}{'':>12}{'paper':>12}" if found["dataset"] in PAPER else slug]
+        lines += ["", f"{slug:<36}{'':>12}{'paper':>12}" if _paper_row(found) else slug]
         lines += [f"  {name:<34}{value:>12}{paper:>12}".rstrip() for name, value, paper in _funnel_rows(found)]
     return "\n".join(lines[1:])
 
@@ -118,6 +142,7 @@ def _paper_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     pages, samples = max(1, get["pages"]), max(1, get["samples"])
     rows = [
         ("samples a page", get["samples"] / pages, "{:.2f}"),
+        ("text labels a sample", get["text_labels"] / samples, "{:.2f}"),
         ("labels a page", get["labels"] / pages, "{:.1f}"),
         ("labels a sample", get["labels_by_sample"] / samples, "{:.1f}"),
         ("visual tokens a sample", get["patches_by_sample"] / samples, "{:.0f}"),
@@ -127,18 +152,25 @@ def _paper_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             "{:.2%}",
         ),
     ]
-    paper = _paper_figures(found["dataset"])
+    paper = _paper_figures(found)
     return [
         (name, shape.format(value), shape.format(paper[name]) if name in paper else "") for name, value, shape in rows
     ]
 
 
-def _paper_figures(dataset: str) -> dict[str, float]:
-    if dataset not in PAPER:
+def _paper_row(found: Mapping[str, Any]) -> tuple[int, int, int, int, float] | None:
+    """The paper's row for the data set of a source, if it trained on it."""
+    return PAPER.get(found["dataset"]) if found["split"] == "train" else None
+
+
+def _paper_figures(found: Mapping[str, Any]) -> dict[str, float]:
+    paper = _paper_row(found)
+    if paper is None:
         return {}
-    samples, images, labels, share = PAPER[dataset]
+    samples, images, texts, labels, share = paper
     return {
         "samples a page": samples / images,
+        "text labels a sample": texts / samples,
         "labels a sample": labels / samples,
         "visual tokens a sample": labels / share / samples,
         "share of visual tokens labelled": share,
@@ -147,3 +179,28 @@ def _paper_figures(dataset: str) -> dict[str, float]:
 
 def _sum(values: Any) -> int:
     return int(pc.sum(values).as_py() or 0)
+
+
+def table(runs: Iterable[Mapping[str, Any]]) -> str:
+    """Table 1 of arXiv 2605.26656 for what some runs made; the paper's row below each data set that it has."""
+    lines = [_table_line("", ("samples", "images", "text labels", "vision labels", "coverage"))]
+    for stats in runs:
+        for slug, found in stats.items():
+            get = Counter(found)
+            counts = [get[key] for key in ("samples", "pages", "text_labels", "labels_by_sample")]
+            share = get["labels_by_sample"] / max(1, get["patches_by_sample"])
+            lines.append(_table_line(slug, (*(f"{n:,}" for n in counts), f"{share:.2%}")))
+            if paper := _paper_row(found):
+                lines.append(_table_line("  paper", (*(f"{n:,}" for n in paper[:-1]), f"{paper[-1]:.2%}")))
+    return "\n".join(lines)
+
+
+def _table_line(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<24}" + "".join(f"{cell:>15}" for cell in cells)
+
+
+if __name__ == "__main__":
+    try:
+        print(table([read(out) for out in sys.argv[1:]]))
+    except RunError as error:
+        sys.exit(f"error: {error}")

@@ -59,12 +59,12 @@ class RelabelShards(beam.PTransform):
 class CountShards(beam.PTransform):
     """Shard names -> one (slug, counts) a source, read back from what was written."""
 
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        return (
-            shards
-            | "Count" >> beam.Map(lambda shard: (shard.slug, stats.count_shard(shard)))
-            | "Sum" >> beam.CombinePerKey(_sum_counts)
-        )
+        return shards | "Count" >> beam.ParDo(_CountShard(self.run)) | "Sum" >> beam.CombinePerKey(_sum_counts)
 
 
 class WriteStats(beam.PTransform):
@@ -89,6 +89,17 @@ def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
     for count in counts:
         total.update(count)
     return total
+
+
+class _CountShard(beam.DoFn):
+    def __init__(self, run: Run):
+        self.run = run
+
+    def setup(self) -> None:
+        self.tokenizer = self.run.processor().tokenizer
+
+    def process(self, shard: Shard) -> Iterator[tuple[str, Counter[str]]]:
+        yield shard.slug, stats.count_shard(shard, self.tokenizer)
 
 
 class _LabelShard(beam.DoFn):

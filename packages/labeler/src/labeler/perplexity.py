@@ -1,0 +1,258 @@
+"""How sure a causal language model is of each answer, with and without its document (arXiv 2605.26656).
+
+The one module of the labeler that needs torch: the extra `dvsft-labeler[filter]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import torch
+import transformers
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInference
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from labeler import files, progress
+from labeler.config import ConfigError, Filter
+from labeler.filter import TEMPLATE, FilterRun, Row, write_perplexities
+from labeler.page import Page
+from labeler.plan import Shard, read_pages
+from labeler.processor import find_folder
+
+PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+IGNORE = -100
+
+
+@torch.inference_mode()
+def answer_nll(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+    """Mean negative log-likelihood of each answer's tokens after its prompt: (B,), nats, float64, on the CPU.
+
+    prompts, answers: token ids, none empty. They are padded on the right, where a causal model cannot look. Only the
+    positions before an answer token meet the output head, through a hook on it, so that whatever a model does to its
+    logits behind the head is done; one thread at a time. Log-softmax is in float32.
+    """
+    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    labels = torch.full_like(ids, IGNORE)  # labels[b, t]: what the logits at t must predict
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        ids[row, : lengths[row]] = torch.tensor([*prompt, *answer])
+        labels[row, len(prompt) - 1 : lengths[row] - 1] = torch.tensor(answer)
+    rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: (hidden[0][rows, columns][None],))
+    try:
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0].float()  # (all answers' tokens, V)
+    finally:
+        hook.remove()
+    targets = labels[rows, columns, None].to(model.device)
+    nll = (logits.logsumexp(-1) - logits.gather(1, targets)[:, 0]).double().cpu()
+    total = torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows, nll)
+    return total / torch.tensor([len(answer) for answer in answers])
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model on its device, which threads use in turn, and its tokenizer. max_length, batch_tokens: see
+    `labeler.config.Filter`."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int
+    batch_tokens: int
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def token_ids(self, texts: Sequence[str], starts: bool) -> list[list[int]]:
+        """Texts that start a sequence get the tokens that the model expects there; names of special tokens are text."""
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=starts, split_special_tokens=True)["input_ids"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One perplexity to be found: of `answer` after `prompt`, for a column of a row."""
+
+    row: Row
+    column: str
+    prompt: list[int]
+    answer: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def score_pages(scorer: Scorer, pages: Sequence[Page]) -> list[Row]:
+    """The row of every question of some pages, as `labeler.filter.SCHEMA` defines it."""
+    asked = [(page, qa) for page in pages for qa in page.qa]
+    rows, requests = [], []
+    for (page, qa), (answer, prompts) in zip(asked, _encoded(scorer, asked), strict=True):
+        row: Row = {"page_id": page.id, "question_id": qa["question_id"], "answer_tokens": len(answer)}
+        rows.append(row)
+        if not answer:
+            row["refused"] = "no_answer"
+        elif max(map(len, prompts.values())) + len(answer) > scorer.max_length:
+            row["refused"] = "too_long"
+        else:
+            requests += [Request(row, column, prompt, answer) for column, prompt in prompts.items()]
+    for batch in batches(requests, scorer.batch_tokens):
+        _fill(scorer, batch)
+        progress.PAGES.add(len(pages) * len(batch) / len(requests))
+    return rows
+
+
+def batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Request]]:
+    """Requests of like length together, the longest first; padded, a batch has at most batch_tokens, or one row."""
+    batch: list[Request] = []
+    for request in sorted(requests, key=len, reverse=True):
+        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def _fill(scorer: Scorer, batch: Sequence[Request]) -> None:
+    """Write the perplexities of a batch, exp of the mean negative log-likelihood, into its rows."""
+    try:
+        with scorer.turn:
+            nll = answer_nll(scorer.model, [each.prompt for each in batch], [each.answer for each in batch])
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"{len(batch)} rows of up to {len(batch[0])} tokens do not fit into memory; lower filter.batch_tokens, "
+            f"now {scorer.batch_tokens}, and type make filter again"
+        ) from error
+    for request, value in zip(batch, nll.exp().tolist(), strict=True):
+        if math.isfinite(value):
+            request.row[request.column] = value
+        else:
+            request.row["refused"] = "not_finite"
+
+
+def _encoded(scorer: Scorer, asked: Sequence[tuple[Page, Any]]) -> Iterator[tuple[list[int], dict[str, list[int]]]]:
+    """Token ids of every answer, and of its prompt for each column. Of several answers the first one counts, as in
+    training; a question without one gets no tokens. Prompt and answer are encoded apart, so that it is exactly known
+    which tokens are the answer's."""
+    answers = [(qa["answers"] or [""])[0].strip() for _, qa in asked]
+    encoded = scorer.token_ids([TEMPLATE["answer"].format(answer=answer) for answer in answers], starts=False)
+    prompts = {
+        f"ppl_{name}": scorer.token_ids(
+            [TEMPLATE[name].format(document=page.text, question=qa["question"].strip()) for page, qa in asked],
+            starts=True,
+        )
+        for name in ("question", "document")
+    }
+    for number, answer in enumerate(answers):
+        yield encoded[number] if answer else [], {column: ids[number] for column, ids in prompts.items()}
+
+
+def load_scorer(settings: Filter) -> Scorer:
+    """Raises ConfigError, or OSError where the folder holds no causal language model."""
+    folder = find_model(settings.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(settings))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Scorer(model.to(_device(settings)).eval(), tokenizer, _max_length(settings, folder), settings.batch_tokens)
+
+
+def describe(settings: Filter) -> dict[str, Any]:
+    """What decides the perplexities, so that others are never mixed in. Raises ConfigError."""
+    folder = find_model(settings.model)
+    return {
+        "model": settings.model,
+        "sha256": _sha256(folder),
+        "template": TEMPLATE,
+        "dtype": str(_dtype(settings)).removeprefix("torch."),
+        "max_length": _max_length(settings, folder),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def find_model(name: str) -> Path:
+    """The folder of a causal language model: as named, or downloaded. Raises ConfigError."""
+    folder = find_folder("filter.model", name, PATTERNS)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"filter.model = {name!r} lacks config.json or *.safetensors; expected a causal language model"
+        )
+    return folder
+
+
+def _sha256(folder: Path) -> str:
+    """Of the weights, the config and the tokenizer, wherever they came from."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _max_length(settings: Filter, folder: Path) -> int:
+    window = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
+    if settings.max_length is None and window is None:
+        raise ConfigError(f"{settings.model} does not say how long its window is; set filter.max_length, in tokens")
+    return min(length for length in (settings.max_length, window) if length is not None)
+
+
+def _device(settings: Filter) -> torch.device:
+    if settings.device != "auto":
+        return torch.device(settings.device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(settings: Filter) -> torch.dtype:
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)
+    return torch.float32 if _device(settings).type == "cpu" else torch.bfloat16
+
+
+class PerplexityHandler(ModelHandler):
+    """A shard -> the rows of its questions. Its example is a whole shard, because batches of like length are made
+    within one: what lands in a batch, and so the last digit, does not depend on the runner."""
+
+    def __init__(self, settings: Filter):
+        super().__init__(min_batch_size=1, max_batch_size=1)
+        self.settings = settings
+
+    def load_model(self) -> Scorer:
+        return load_scorer(self.settings)
+
+    def run_inference(self, batch: Sequence[Shard], model: Scorer, inference_args: Any = None) -> Iterator[Any]:
+        for shard in batch:
+            yield PredictionResult(shard, score_pages(model, read_pages(shard)))
+
+
+class ScoreShards(beam.PTransform):
+    """Shard names -> the same names, once their perplexities are there. A shard that is there already costs a look."""
+
+    def __init__(self, run: FilterRun, settings: Filter):
+        super().__init__()
+        self.run, self.settings = run, settings
+
+    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        return (
+            shards
+            | "Missing" >> beam.Filter(lambda shard: not files.exists(shard.perplexities))
+            | "Perplexity" >> RunInference(PerplexityHandler(self.settings))
+            | "Write" >> beam.ParDo(_WriteShard(self.run))
+        )
+
+
+class _WriteShard(beam.DoFn):
+    def __init__(self, run: FilterRun):
+        self.run = run
+        self.questions = Metrics.counter("labeler", "questions")
+
+    def process(self, result: Any) -> Iterator[Shard]:
+        write_perplexities(self.run, result.example, result.inference)
+        self.questions.inc(len(result.inference))
+        yield result.example

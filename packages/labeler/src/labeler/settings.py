@@ -1,0 +1,40 @@
+"""What a run was asked for is saved beside what it made, and compared before anything is added to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from labeler import files
+
+
+class RunError(ValueError):
+    """A run folder that belongs to another run; says what differs and what to do."""
+
+
+def same_are_there(out: str, saved: Any, asked: Any, results: str, cure: str, ignored: Sequence[str] = ()) -> bool:
+    """Whether a folder holds this run already.
+
+    saved: its settings, None where the folder holds no run.json. asked: those of this run. results: its folder of
+    results. ignored: settings that may differ, by key. What a run left that was killed before it was ready is removed.
+    Raises RunError if the folder holds another run, or results of unknown origin.
+    """
+    if saved is None:
+        left = [path for path in files.sizes(out) if path.split("/")[0] in ("plan", "rejects", results)]
+        if any(path.startswith(f"{results}/") for path in left):
+            raise RunError(f"{out} holds {results} but no run.json; use another OUT, or delete {out}")
+        files.remove([files.join(out, path) for path in left])
+        return False
+    differing = [said for key, said in differences(saved, asked) if key not in ignored]
+    if differing:
+        raise RunError(f"{out} holds a run with other settings: {'; '.join(differing)}. {cure}")
+    return True
+
+
+def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every value that differs between two settings: its key, and a text with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    elif old != new:
+        yield where, f"{where} was {old!r}, is {new!r}"

@@ -1,0 +1,69 @@
+"""Measure which SQuAD questions need their text: python pipelines/filter.py --config FILE.toml [any Beam option].
+
+The perplexities go to the folder that filter.perplexities names; labelling with the same config keeps the questions
+that its thresholds let through. Exit codes: 0 done; 2 the run cannot start, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
+import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics.metric import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from label import CANNOT_START, beam_options
+
+from labeler import files, progress
+from labeler.config import Config, load
+from labeler.filter import FilterRun, prepare_filter, read_perplexities, summary
+from labeler.perplexity import ScoreShards, describe
+
+
+def build(pipeline: beam.Pipeline, run: FilterRun, config: Config) -> None:
+    """The graph: every shard of questions that is planned, scored where it is missing."""
+    _ = (
+        pipeline
+        | "Shards" >> beam.Create(run.shards())
+        | "Spread" >> beam.Reshuffle()
+        | "Score" >> ScoreShards(run, config.filter)
+    )
+
+
+def execute(run: FilterRun, config: Config, options: PipelineOptions) -> int:
+    """Run the graph with progress, print what the thresholds keep."""
+    results, per_shard = files.join(run.out, "perplexities"), config.output.pages_per_shard
+    started = time.time()
+    shown = progress.shown("perplexities", results, run.planned, per_shard)
+    with shown, beam.Pipeline(options=options) as pipeline:
+        build(pipeline, run, config)
+    seconds = time.time() - started
+    files.remove_temporary(run.out, before=started)
+    counters = pipeline.result.metrics().query(MetricsFilter().with_name("questions"))["counters"]
+    asked = sum(counter.committed for counter in counters)
+    print(f"\n{asked:,} questions in {seconds:.1f} s, {asked / seconds:.2f} a second, start included")
+    print(f"\n{summary(read_perplexities(run), config.filter)}\n\nperplexities: {results}/*/*.parquet")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="the TOML file of the labelling run, with [filter]")
+    known, beam_flags = parser.parse_known_args(arguments)
+    try:
+        options = beam_options(beam_flags)
+        FileSystems.set_options(options)
+        config = load(known.config)
+        run = prepare_filter(config, describe(config.filter))
+    except CANNOT_START as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return execute(run, config, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
