@@ -5,6 +5,8 @@
 CONFIG ?= pipelines/configs/sample.toml
 OUT ?= out/sample
 FROM ?= out/sample
+TASKMANAGERS ?= 2
+SLOTS ?= 1
 PAGES ?= 20
 ARGS ?=
 
@@ -17,7 +19,7 @@ TEST := UV_PROJECT_ENVIRONMENT=.venvs/test $(UV)
 LINT := UV_PROJECT_ENVIRONMENT=.venvs/lint $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help labels filter relabel stats preview train evaluate test lint format bench bench-train corners clean
+.PHONY: help labels filter relabel stats preview cluster-up cluster-down train evaluate test lint format bench bench-train corners clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +47,13 @@ stats: | $(UV)  ## Table 1 of finished runs beside the paper's: OUT="folder fold
 preview: | $(UV)  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
 	@$(LABELS) run -q --no-sync python -m labeler.preview "$(OUT)" --pages $(PAGES)
+
+cluster-up: | $(UV)  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/cluster.md
+	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
+	@$(LABELS) run -q --no-sync python pipelines/cluster/flink.py up --taskmanagers $(TASKMANAGERS) --slots $(SLOTS)
+
+cluster-down:  ## end what cluster-up started
+	@python3 pipelines/cluster/flink.py down
 
 train: | $(UV)  ## install the trainer and run it in one process: CONFIG=train config; docs/training.md has the rest
 	@$(TRAIN) sync -q --frozen --inexact --package dvsft-trainer
@@ -81,8 +90,9 @@ corners: | $(UV)  ## measure whether labels sit where words end: ARGS="funsd FOL
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)
 
-clean:  ## remove environments and outputs
-	rm -rf .uv .venvs out
+clean:  ## remove environments and outputs, and end the cluster
+	@python3 pipelines/cluster/flink.py down
+	rm -rf .uv .venvs .flink out
 
 .uv/bin/uv:
 	@echo "installing uv into .uv/"

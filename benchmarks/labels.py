@@ -59,19 +59,15 @@ def write_config(folder: Path, kind: str, source: Path) -> Path:
 
 def bare_engine(folder: str, threads: str) -> None:
     """The engine in a loop over the same pages, a page a thread: what no pipeline can beat."""
-    import threading
-
     from labeler.config import Ocr
     from labeler.engines import make_engine
     from labeler.ocr import read_page
     from patchlabels import image
 
-    local = threading.local()
+    engine = make_engine(Ocr())
 
     def read(path: Path) -> int:
-        if not hasattr(local, "engine"):
-            local.engine = make_engine(Ocr())
-        return len(read_page(local.engine, image.decode(path.read_bytes()))[0])
+        return len(read_page(engine, image.decode(path.read_bytes()))[0])
 
     with ThreadPoolExecutor(int(threads)) as pool:
         list(pool.map(read, sorted(Path(folder).iterdir())))

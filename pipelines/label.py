@@ -23,7 +23,7 @@ from labeler.ocr import EngineError
 from labeler.page import SourceError
 from labeler.run import Run, prepare
 from labeler.settings import RunError
-from labeler.transforms import CountShards, LabelShards, WriteStats
+from labeler.transforms import CountShards, LabelShards, PlannedShards, WriteStats
 from patchlabels.grid import GridError
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
@@ -35,7 +35,7 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
     """The graph: every shard that is planned, labelled where it is missing, then counted."""
     (
         pipeline
-        | "Shards" >> beam.Create(run.shards())
+        | "Shards" >> PlannedShards(run)
         | "Spread" >> beam.Reshuffle()
         | "Label" >> label_shards
         | "Count" >> CountShards(run)
@@ -50,6 +50,8 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
     shown = progress.shown("labelling", results, run.planned, per_shard)
     with shown, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
+    if not run.shards():  # of nothing the graph counts nothing
+        stats.write(run, {})
     files.remove_temporary(run.out, before=started)
     found = stats.read(run.out)
     print(f"\n{stats.funnel(found)}\n\nlabels:  {files.join(run.out, 'labels')}/*/*.parquet")

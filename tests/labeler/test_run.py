@@ -12,7 +12,8 @@ import relabel
 from support import ROOT, SAMPLES, draw_page, encode, read_all, run_files
 from tokenizers import Tokenizer
 
-from labeler import stats
+from labeler import stats, transforms
+from labeler.engines import make_engine
 from labeler.settings import RunError
 
 SMALL = {"pages_per_shard": 3}
@@ -55,6 +56,16 @@ def test_the_number_of_threads_and_the_runner_change_no_byte(write_config, label
     first, *others = (run_files(tmp_path / name) for name in runs)
     assert all(other == first for other in others)
     assert sum(len(row["patch_index"]) for row in read_all(tmp_path / "one")) == 14
+
+
+def test_all_threads_of_a_process_share_one_engine(write_config, label, tmp_path, monkeypatch):
+    (tmp_path / "pages").mkdir()
+    for number in range(4):
+        (tmp_path / f"pages/{number}.png").write_bytes(encode(draw_page(f"Number {number}")))
+    made = []
+    monkeypatch.setattr(transforms, "make_engine", lambda settings: made.append(make_engine(settings)) or made[-1])
+    assert label(write_config("images", tmp_path / "pages"), tmp_path / "out", "--threads=3") == 0
+    assert len(made) == 1
 
 
 def test_a_second_run_does_only_what_is_missing(squad_config, label, tmp_path):

@@ -1,45 +1,23 @@
 """The pipeline from s3:// to s3://, against a local server."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
+import s3
 from support import ROOT, SAMPLES
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A bucket on a moto server on loopback, and the environment that leads there."""
-    import boto3
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = Path(sys.executable).parent / "moto_server"
-    process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL)
-    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    environment = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", **keys}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        client = boto3.client("s3")
-        for _ in range(100):
-            try:
-                client.create_bucket(Bucket="labels")
-                break
-            except Exception:  # not up yet
-                time.sleep(0.2)
-        yield client
-    finally:
-        process.terminate()
-        process.wait()
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    """A bucket on a server on loopback, and the environment that leads there."""
+    with s3.served() as served, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", served.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield served.client
 
 
 def keys(client) -> dict[str, str]:

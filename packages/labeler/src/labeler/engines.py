@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from labeler.ocr import Engine, EngineError, Reading
 
 
 def make_engine(settings: Ocr) -> Engine:
-    """The engine a config names, with its models loaded. Not thread-safe: one engine a thread.
+    """The engine a config names, with its models loaded. Any number of threads may call it at once.
 
     Raises EngineError if it is not installed or a model is missing, saying what to install.
     """
@@ -23,7 +26,9 @@ def make_engine(settings: Ocr) -> Engine:
 class RapidOcr:
     """PP-OCR models on ONNX Runtime; those inside the rapidocr wheel unless the config names files.
 
-    One thread an engine: N engines on N threads beat one engine with N threads, which mostly spin.
+    Each call computes on the thread that made it: N calls on N threads beat one call with N threads, which mostly
+    spin. RapidOCR keeps the arguments of a call for the next one, hence one object to detect and one to recognise,
+    each called in one way only. A model is loaded by the object that uses it, once.
     """
 
     def __init__(self, settings: Ocr):
@@ -44,7 +49,8 @@ class RapidOcr:
         models = {"Det.model_path": settings.det_model, "Rec.model_path": settings.rec_model}
         parameters |= {key: path for key, path in models.items() if path}
         try:
-            self._ocr: Any = RapidOCR(params=parameters)
+            self._detector: Any = RapidOCR(params=parameters)
+            self._recogniser: Any = RapidOCR(params=parameters)
             self.recognise(np.full((48, 320, 3), 255, np.uint8))
             self.detect(np.full((64, 64, 3), 255, np.uint8))
         except Exception as error:
@@ -62,11 +68,11 @@ class RapidOcr:
         }
 
     def detect(self, image: np.ndarray) -> np.ndarray:
-        found = self._ocr(image, use_det=True, use_cls=False, use_rec=False)
+        found = self._detector(image, use_det=True, use_cls=False, use_rec=False)
         return np.zeros((0, 4, 2), np.float32) if found.boxes is None else np.asarray(found.boxes, np.float32)
 
     def recognise(self, line: np.ndarray) -> Reading | None:
-        found = self._ocr(line, use_det=False, use_cls=False, use_rec=True, return_word_box=True)
+        found = self._recogniser(line, use_det=False, use_cls=False, use_rec=True, return_word_box=True)
         text = found.txts[0] if found.txts else ""
         if not text.strip():
             return None
@@ -81,41 +87,18 @@ class RapidOcr:
 
 
 class PaddleOcr:
-    """PaddleOCR's detection and recognition modules: any model name it knows, or local model folders. One thread an
-    engine, as above."""
+    """PaddleOCR's detection and recognition modules: any model name it knows, or local model folders.
+
+    Its predictors serve one call at a time. On a GPU, whose memory is dear and which computes one call after the other
+    anyway, the threads of a process take turns; on a CPU each has models of its own.
+    """
 
     def __init__(self, settings: Ocr):
-        try:
-            from paddleocr import TextDetection, TextRecognition
-        except ImportError as error:
-            raise EngineError(
-                f'engine = "paddleocr" is not usable: {error}. Install it with '
-                "uv sync --package dvsft-labeler --extra paddleocr (make labels does), for libGL with "
-                'apt-get install libgl1, or set engine = "rapidocr".'
-            ) from error
-        logging.getLogger("paddlex").setLevel(logging.ERROR)
-        common: dict[str, Any] = {"device": settings.device, "engine": settings.backend or None, "cpu_threads": 1}
-        if settings.backend == "onnxruntime":
-            common["engine_config"] = {"intra_op_num_threads": 1, "inter_op_num_threads": 1}
-        try:
-            self._detector = TextDetection(
-                model_name=settings.det_model,
-                model_dir=settings.det_folder or None,
-                limit_side_len=32,
-                limit_type="min",
-                box_thresh=settings.box_threshold,
-                **common,
-            )
-            self._recogniser = TextRecognition(
-                model_name=settings.rec_model, model_dir=settings.rec_folder or None, **common
-            )
-        except Exception as error:
-            raise EngineError(
-                f"paddleocr cannot load {settings.det_model} and {settings.rec_model}: {error}. With a network "
-                "PaddleOCR downloads them on first use; without one, put the model folders on this machine and "
-                "name them as det_folder and rec_folder. The default backend needs paddlepaddle (for a GPU "
-                'paddlepaddle-gpu); backend = "onnxruntime" does not.'
-            ) from error
+        self._settings = settings
+        on_gpu = settings.device.startswith("gpu")
+        self._turn: Any = threading.Lock() if on_gpu else nullcontext()
+        self._held: Any = SimpleNamespace() if on_gpu else threading.local()
+        self._models()
         self.min_side = settings.min_side
         self.producer = {
             "engine": "paddleocr",
@@ -125,12 +108,19 @@ class PaddleOcr:
             "backend": settings.backend or "paddle",
         }
 
+    def _models(self) -> tuple[Any, Any]:
+        if not hasattr(self._held, "models"):
+            self._held.models = _load_paddle(self._settings)
+        return self._held.models
+
     def detect(self, image: np.ndarray) -> np.ndarray:
-        (found,) = self._detector.predict(image, max_side_limit=1_000_000)
+        with self._turn:
+            (found,) = self._models()[0].predict(image, max_side_limit=1_000_000)
         return np.asarray(found["dt_polys"], np.float32).reshape(-1, 4, 2)
 
     def recognise(self, line: np.ndarray) -> Reading | None:
-        (found,) = self._recogniser.predict(line, return_word_box=True)
+        with self._turn:
+            (found,) = self._models()[1].predict(line, return_word_box=True)
         text, alignment = found["rec_text"] if isinstance(found["rec_text"], tuple) else (found["rec_text"], None)
         if not text.strip() or alignment is None:
             return None
@@ -142,3 +132,37 @@ class PaddleOcr:
             columns=[(col + 0.5) / columns_total for word in columns for col in word],
             confidences=[float(found["rec_score"])] * len(characters),
         )
+
+
+def _load_paddle(settings: Ocr) -> tuple[Any, Any]:
+    """PaddleOCR's detector and recogniser. Raises EngineError."""
+    try:
+        from paddleocr import TextDetection, TextRecognition
+    except ImportError as error:
+        raise EngineError(
+            f'engine = "paddleocr" is not usable: {error}. Install it with '
+            "uv sync --package dvsft-labeler --extra paddleocr (make labels does), for libGL with "
+            'apt-get install libgl1, or set engine = "rapidocr".'
+        ) from error
+    logging.getLogger("paddlex").setLevel(logging.ERROR)
+    common: dict[str, Any] = {"device": settings.device, "engine": settings.backend or None, "cpu_threads": 1}
+    if settings.backend == "onnxruntime":
+        common["engine_config"] = {"intra_op_num_threads": 1, "inter_op_num_threads": 1}
+    try:
+        detector = TextDetection(
+            model_name=settings.det_model,
+            model_dir=settings.det_folder or None,
+            limit_side_len=32,
+            limit_type="min",
+            box_thresh=settings.box_threshold,
+            **common,
+        )
+        recogniser = TextRecognition(model_name=settings.rec_model, model_dir=settings.rec_folder or None, **common)
+    except Exception as error:
+        raise EngineError(
+            f"paddleocr cannot load {settings.det_model} and {settings.rec_model}: {error}. With a network "
+            "PaddleOCR downloads them on first use; without one, put the model folders on this machine and "
+            "name them as det_folder and rec_folder. The default backend needs paddlepaddle (for a GPU "
+            'paddlepaddle-gpu); backend = "onnxruntime" does not.'
+        ) from error
+    return detector, recogniser

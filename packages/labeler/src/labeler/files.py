@@ -7,12 +7,14 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}$")
+NOTE = ".attempt"  # lies beside a shard while it is being labelled, see attempts.py
+PASSING = re.compile(rf"({re.escape(NOTE)})?(\.tmp-[0-9a-f]{{32}})?$")
 
 
 def join(base: str, *parts: str) -> str:
@@ -59,16 +61,19 @@ def write_bytes(path: str, data: bytes) -> None:
 
 def remove(paths: list[str]) -> None:
     """Delete files; those that are not there are none of our business."""
-    there = [path for path in paths if exists(path)]
-    if there:
-        FileSystems.delete(there)
+    for path in paths:
+        if "://" not in path:  # where Beam would take the path for a pattern
+            Path(path).unlink(missing_ok=True)
+        elif exists(path):
+            FileSystems.delete([path])
 
 
 def remove_temporary(folder: str, before: float) -> None:
-    """Delete what killed workers left half-written below a folder. before: seconds since the epoch; younger files
-    may belong to a run that is still at work."""
-    left = [join(folder, path) for path in sizes(folder) if TEMPORARY.search(path)]
-    remove([path for path in left if FileSystems.last_updated(path) < before])
+    """Delete what killed workers left below a folder: half-written files, and notes. before: seconds since the epoch;
+    where a file is not there under its own name, a younger one may belong to a run that is still at work on it."""
+    there = sizes(folder)
+    passing = {join(folder, path): PASSING.sub("", path) for path in there if PASSING.sub("", path) != path}
+    remove([path for path, whole in passing.items() if whole in there or FileSystems.last_updated(path) < before])
 
 
 def _make_folder(folder: str) -> None:

@@ -43,6 +43,8 @@ class Reading:
 
 
 class Engine(Protocol):
+    """Any number of threads may call it at once."""
+
     producer: dict[str, str]
     """Name, version and models: what goes into a shard's metadata."""
     min_side: int

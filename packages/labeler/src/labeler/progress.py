@@ -7,6 +7,7 @@ machines are seen when their shards are whole.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -35,7 +36,8 @@ PAGES = _Pages()
 def shown(
     doing: str, results: str, planned: Mapping[str, Planned], pages_per_shard: int, every: float = 2.0
 ) -> Iterator[None]:
-    """Show a progress bar while the body runs; look every so many seconds for new pages in the folder `results`."""
+    """Show a progress bar while the body runs; look for new pages in the folder `results` every so many seconds, or
+    less often where a look takes long, as at a million shards on s3://."""
 
     def in_shards() -> int:
         return pages_in_shards(results, planned, pages_per_shard)
@@ -44,9 +46,12 @@ def shown(
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(every):
+        pause = every
+        while not stop.wait(pause):
+            began = time.monotonic()
             counted = int(there + PAGES.done - before)
             bar.update(max(counted, in_shards()) - bar.n)
+            pause = max(every, 20 * (time.monotonic() - began))
 
     with tqdm(total=total, initial=there, unit="page", desc=doing, mininterval=every) as bar:
         watcher = threading.Thread(target=watch, daemon=True)

@@ -46,6 +46,9 @@ class Run:
     def shards(self) -> list[Shard]:
         return shards(self.out, self.planned)
 
+    def shards_of(self, slug: str) -> list[Shard]:
+        return shards(self.out, {slug: self.planned[slug]})
+
     def source(self, slug: str) -> Source:
         return next(source for source in self.config.source if source.slug == slug)
 

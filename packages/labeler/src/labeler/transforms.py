@@ -3,22 +3,35 @@ counts, never images, so the same graph runs in this process and on a cluster.""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
 
-from labeler import files, progress, stats
+from labeler import attempts, files, progress, stats
+from labeler.attempts import Attempt
 from labeler.engines import make_engine
 from labeler.page import Reject
 from labeler.plan import Shard, read_pages
 from labeler.relabel import relabelled
 from labeler.run import Run
 from labeler.shard import Row, each_page, label_image, label_text, write_shard
+
+
+class PlannedShards(beam.PTransform):
+    """The shards of a run, made where they are needed: the job itself holds but the names of the sources."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        return pipeline | beam.Create(sorted(self.run.planned)) | beam.FlatMap(self.run.shards_of)
 
 
 class LabelShards(beam.PTransform):
@@ -55,14 +68,20 @@ class CountShards(beam.PTransform):
 
 
 class WriteStats(beam.PTransform):
-    """(slug, counts) of all sources -> stats.json in the run folder."""
+    """(slug, counts) of all sources -> stats.json in the run folder. A group under one key, and not CombineGlobally,
+    whose default for an empty run costs every run a side input."""
 
     def __init__(self, run: Run):
         super().__init__()
         self.run = run
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
-        return counts | beam.combiners.ToDict() | beam.Map(lambda found: stats.write(self.run, found))
+        return (
+            counts
+            | "Together" >> beam.WithKeys(None)
+            | beam.GroupByKey()
+            | "Write" >> beam.MapTuple(lambda _, found: stats.write(self.run, dict(found)))
+        )
 
 
 def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
@@ -84,26 +103,30 @@ class _CountShard(beam.DoFn):
 
 
 class _LabelShard(beam.DoFn):
-    """Pages of a shard are labelled on `threads` threads, each with an engine of its own: a shard is as fast as its
-    pages, however unequal they are, and a small run still uses all cores."""
+    """Pages of a shard are labelled on `threads` threads: a shard is as fast as its pages, however unequal they are,
+    and a small run still uses all cores. All threads of a process share one engine, those of other shards too."""
 
     def __init__(self, run: Run, threads: int):
         self.run, self.threads = run, threads
+        self.engine = Shared()
         self.pages = Metrics.counter("labeler", "pages")
 
     def setup(self) -> None:
         self.processor = self.run.processor()
-        self.local = threading.local()
         self.pool = ThreadPoolExecutor(self.threads)
 
     def process(self, shard: Shard) -> Iterator[Shard]:
         if not files.exists(shard.labels):
-            results = self._counted(self._results(shard))
-            write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
+            with attempts.begun(shard) as attempt:
+                results = self._counted(self._results(shard, attempt))
+                write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
         yield shard
 
-    def _results(self, shard: Shard) -> Iterator[Row | Reject]:
-        return each_page(self._labeller(shard.slug), read_pages(shard), self.pool, self.threads)
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
+        label, pages = self._labeller(shard.slug), read_pages(shard)
+        if attempt.careful:
+            return attempt.each_alone(label, pages)
+        return each_page(label, pages, self.pool, self.threads)
 
     def teardown(self) -> None:
         self.pool.shutdown()
@@ -112,12 +135,8 @@ class _LabelShard(beam.DoFn):
         source, policy = self.run.source(slug), self.run.policy(slug)
         if source.rendered:
             return lambda page: label_text(page, self.run.config.render, self.processor, policy)
-        return lambda page: label_image(page, source, self._engine(), self.processor, policy)
-
-    def _engine(self) -> Any:
-        if not hasattr(self.local, "engine"):
-            self.local.engine = make_engine(self.run.config.ocr)
-        return self.local.engine
+        engine = self.engine.acquire(partial(make_engine, self.run.config.ocr))
+        return lambda page: label_image(page, source, engine, self.processor, policy)
 
     def _counted(self, results: Iterable[Row | Reject]) -> Iterator[Row | Reject]:
         for result in results:
@@ -133,8 +152,8 @@ class _RelabelShard(_LabelShard):
         super().__init__(run, threads=1)
         self.source = source
 
-    def _results(self, shard: Shard) -> Iterator[Row | Reject]:
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
         if self.run.source(shard.slug).rendered:
-            return super()._results(shard)
+            return super()._results(shard, attempt)
         old = Shard(self.source, shard.slug, shard.number, shard.of)
         return relabelled(old, self.processor, self.run.policy(shard.slug))

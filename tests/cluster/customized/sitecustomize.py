@@ -1,0 +1,20 @@
+"""Loaded by the workers of the tests' cluster when they start: pages named slow take their time, and one named poison
+kills its worker at once, as a crash in native code does."""
+
+import os
+import time
+
+import labeler.shard
+
+label_text = labeler.shard.label_text
+
+
+def label_slowly_or_die(page, *arguments):
+    if page.id.endswith("poison"):
+        os._exit(139)
+    if "slow" in page.id:
+        time.sleep(0.4)
+    return label_text(page, *arguments)
+
+
+labeler.shard.label_text = label_slowly_or_die

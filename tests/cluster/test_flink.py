@@ -1,0 +1,180 @@
+"""`make labels` on a real Flink cluster of one JobManager and two TaskManagers, each with a worker pool beside it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import flink
+import jars
+import pytest
+import s3
+from support import ROOT, SAMPLES, draw_page, encode, rejects, run_files
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+DOWNLOADS = ROOT / ".flink/jars"
+
+
+def command(config: Path, out: Path | str, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "pipelines/label.py"), "--config", str(config), "--out", str(out), *flags]
+
+
+def label(config: Path, out: Path | str, *flags: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(config, out, *flags), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+class RunningCluster:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def up(self) -> None:
+        """Start what is not running, as a user does."""
+        script = [sys.executable, str(ROOT / "pipelines/cluster/flink.py"), "up", "--slots", "2"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).with_name("customized"))}
+        places = ["--folder", str(self.folder), "--jars", str(DOWNLOADS)]
+        started = subprocess.run([*script, *places], env=environment, capture_output=True, text=True)
+        assert started.returncode == 0, started.stderr
+        self.options = [*started.stdout.split(), "--parallelism=2"]
+
+    def ask(self, path: str, method: str = "GET") -> dict:
+        port = flink.Cluster(self.folder).state["ports"]["rest"]
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "{}")
+
+    def running(self) -> list[str]:
+        return [job["id"] for job in self.ask("/jobs")["jobs"] if job["status"] in ("RUNNING", "RESTARTING")]
+
+    def kill(self, *names: str) -> None:
+        for name in names:
+            flink.Cluster(self.folder).signal(name, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if not shutil.which("java"):
+        pytest.skip("there is no java on this machine")
+    try:
+        jars.flink(DOWNLOADS)
+        jars.job_server(DOWNLOADS)
+    except jars.FetchError as error:
+        pytest.skip(f"Flink cannot be had here: {error}")
+    running = RunningCluster(tmp_path_factory.mktemp("flink"))
+    try:
+        running.up()
+        yield running
+    finally:
+        flink.down(running.folder)
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    with s3.served() as served:
+        yield served
+
+
+@pytest.fixture
+def write_documents(tmp_path, write_config):
+    """A config of rendered pages, two a shard."""
+
+    def write(names: list[str], path: str | None = None) -> Path:
+        lines = [json.dumps({"id": name, "text": f"page {name} of some words"}) for name in names]
+        (tmp_path / "d.jsonl").write_text("\n".join(lines))
+        output = {"pages_per_shard": 2, "max_reject_share": 1.0}
+        return write_config("documents", path or tmp_path / "d.jsonl", output=output)
+
+    return write
+
+
+SLOW = [f"slow-{number:02d}" for number in range(32)]
+
+
+def shards(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.glob("labels/*/*.parquet")}
+
+
+def wait_for(condition, seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def test_the_output_is_the_local_runners_to_the_byte(cluster, tmp_path):
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for number in range(5):
+        (pages / f"{number}.png").write_bytes(encode(draw_page(f"Number {number}")))
+    (pages / "bad.png").write_bytes(b"no picture")
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f'[[source]]\nkind = "images"\npath = "{pages}"\n[[source]]\nkind = "squad"\npath = "{SAMPLES}/squad"\n'
+        f'[model]\nprocessor = "{SAMPLES}/processor"\n[output]\npages_per_shard = 2\nmax_reject_share = 1.0\n'
+    )
+    label(config, tmp_path / "local")
+    label(config, tmp_path / "flink", *cluster.options)
+    assert run_files(tmp_path / "flink") == run_files(tmp_path / "local")
+    assert rejects(tmp_path / "flink") == {"bad.png": ("decode", "not_an_image")}
+
+
+def test_a_taskmanager_and_its_workers_killed_in_the_middle_change_nothing(cluster, write_documents, tmp_path):
+    config, out = write_documents(SLOW), tmp_path / "flink"
+    label(config, tmp_path / "local")
+    with subprocess.Popen(command(config, out, *cluster.options), stderr=subprocess.PIPE, text=True) as client:
+        wait_for(lambda: len(shards(out)) >= 3)
+        cluster.kill("taskmanager-2", "pool-2")
+        assert len(shards(out)) < 16, "the job was over before they were killed"
+        assert client.wait(timeout=400) == 0, client.stderr.read()[-3000:]
+    assert run_files(out) == run_files(tmp_path / "local")
+    cluster.up()
+
+
+def test_a_killed_client_started_again_does_only_what_is_missing(cluster, write_documents, tmp_path):
+    config, out = write_documents(SLOW), tmp_path / "flink"
+    label(config, tmp_path / "local")
+    client = subprocess.Popen(command(config, out, *cluster.options), start_new_session=True, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(shards(out)) >= 3)
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    for job in cluster.running():  # it goes on without its client
+        cluster.ask(f"/jobs/{job}?mode=cancel", "PATCH")
+    wait_for(lambda: not cluster.running())
+    before = shards(out)
+    assert 3 <= len(before) < 16
+    label(config, out, *cluster.options)
+    assert run_files(out) == run_files(tmp_path / "local")
+    assert before.items() <= shards(out).items()
+
+
+def test_labels_go_from_s3_to_s3_with_credentials_from_the_options(cluster, bucket, write_documents, tmp_path):
+    """Neither the client nor the workers know the server by their environment."""
+    local = write_documents([f"page-{number}" for number in range(6)])
+    label(local, tmp_path / "local")
+    bucket.client.put_object(Bucket="labels", Key="in/d.jsonl", Body=(tmp_path / "d.jsonl").read_bytes())
+    config = write_documents([], "s3://labels/in")
+    keys = [f"--s3_endpoint_url={bucket.url}", "--s3_access_key_id=x", "--s3_secret_access_key=x"]
+    label(config, "s3://labels/out", *cluster.options, *keys, "--s3_region_name=us-east-1")
+    listed = bucket.client.list_objects_v2(Bucket="labels", Prefix="out/")["Contents"]
+    found = {
+        entry["Key"].removeprefix("out/"): bucket.client.get_object(Bucket="labels", Key=entry["Key"])["Body"].read()
+        for entry in listed
+    }
+    expected = run_files(tmp_path / "local")
+    assert found.keys() == expected.keys()
+    assert {name for name in found if found[name] != expected[name]} == {"run.json"}  # which names the source's path
+
+
+def test_a_page_that_kills_its_worker_every_time_is_rejected(cluster, write_documents, tmp_path):
+    config = write_documents(["a", "b", "c", "poison", "q", "r"])
+    label(config, tmp_path / "flink", *cluster.options, "--parallelism=1")
+    assert rejects(tmp_path / "flink") == {"poison": ("label", "killed_worker")}
+    assert len(shards(tmp_path / "flink")) == 3
+    assert not list((tmp_path / "flink").rglob("*.attempt"))
