@@ -35,6 +35,8 @@ def test_defaults_are_the_papers_rules():
         ({"labels": {"max_height": -1.0}}, "expected more than 0"),
         ({"render": {"font_sizes": [30, 10]}}, "expected [smallest, largest]"),
         ({"render": {"font_sizes": [20]}}, "expected [smallest, largest]"),
+        ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
+        ({"render": {"fonts": []}}, "expected at least one"),
     ],
 )
 def test_a_wrong_config_says_what_was_found_and_what_to_write(change, said):
