@@ -1,0 +1,61 @@
+"""How large a study is: all that differs between its GPU form, its reduced CPU form, the demo and the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PATCH = 32 * 32  # px of one visual token of the bundled processor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """hidden, layers: of the language model, and the width of the vision tower. text_*: training on text.
+    pages: to train on; tested: pages a test set; asked: look-ups a page. steps, batch (samples), learning_rate,
+    vision_weight (lambda, unless an arm names its own): of every arm. workers: that prepare data."""
+
+    hidden: int = 64
+    layers: int = 3
+    text_steps: int = 500
+    text_batch: int = 32
+    text_learning_rate: float = 3e-3
+    sentences: int = 2
+    pages: int = 1600
+    tested: int = 30
+    asked: int = 4
+    epochs: int = 2
+    batch: int = 16
+    learning_rate: float = 2e-3
+    vision_weight: float = 1.0
+    seeds: int = 3
+    workers: int = 0
+    min_patches: int = 8
+    max_patches: int = 64
+
+    @property
+    def min_pixels(self) -> int:
+        return self.min_patches * PATCH
+
+    @property
+    def max_pixels(self) -> int:
+        return self.max_patches * PATCH
+
+
+SCALES = {
+    "gpu": Scale(
+        hidden=256,
+        layers=6,
+        text_steps=3000,
+        text_batch=128,
+        text_learning_rate=1e-3,
+        sentences=4,
+        pages=20_000,
+        tested=200,
+        epochs=3,
+        batch=64,
+        learning_rate=1e-3,
+        workers=3,
+        max_patches=128,
+    ),
+    "cpu": Scale(),
+    "test": Scale(hidden=32, layers=2, text_steps=2, text_batch=2, pages=16, tested=2, batch=8, epochs=1, seeds=1),
+}
