@@ -13,9 +13,13 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
+import platform
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,9 @@ from study import arms, data
 from study.scales import SCALES, Scale
 
 PROCESSOR = Path("samples/processor")
-SEEN_FONTS = ("DejaVuSans", "DejaVuSerif", "LiberationMono-Regular", "LiberationSans-Regular")
+SEEN_FONTS = ("DejaVuSans", "LiberationSans-Regular")
 UNSEEN_FONTS = ("LiberationSerif-Regular", "OpenSans-Regular", "Roboto-Regular")
-SEEN_SIZES, UNSEEN_SIZES = (21, 26), (15, 18)
+SEEN_SIZES, UNSEEN_SIZES = (23, 25), (18, 20)
 CONDITIONS = {"seen": "data", "fonts": "fonts", "sizes": "sizes"}
 """What a model is tested on, and the folder of its labels: pages drawn as those it was trained on, and otherwise."""
 TRANSCRIPTIONS = ("transcription-contextual", "transcription-noncontextual")
@@ -41,10 +45,11 @@ def prepare(scale: Scale, study: Path) -> None:
     if not (study / "shuffled").exists():
         arms.shuffle_labels(study / "data/labels/squad-train", study / "shuffled.part/labels/squad-train")
         (study / "shuffled.part").rename(study / "shuffled")
-    if not (study / "model/grafted").exists():
+    if not (study / "model").exists():
         from study import text
 
-        text.build(PROCESSOR, study / "model", scale, seed=0)
+        text.build(PROCESSOR, study / "model.part", scale)
+        (study / "model.part").rename(study / "model")
 
 
 def write_sources(scale: Scale, folder: Path) -> None:
@@ -84,7 +89,7 @@ def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
     name = f"{arm}-{seed}"
     output = study / "runs" / name
     shutil.rmtree(output, ignore_errors=True)
-    settings = arms.training_config(arms.ARMS[arm], scale, study, study / "model/grafted", output, seed)
+    settings = arms.training_config(arms.ARMS[arm], scale, study, study / f"model/grafted-{seed}", output, seed)
     started = time.perf_counter()
     train.main(["--config", str(arms.write_toml(study / "configs" / f"{name}.toml", settings))])
     trained = time.perf_counter()
@@ -168,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", help="by comma; default: all")
     options = parser.parse_args(arguments)
     scale, until = SCALES[options.scale], time.monotonic() + 60 * options.minutes
+    write_json(options.out / "study.json", {"scale": asdict(scale), "machine": machine()})
     prepare(scale, options.out)
     wanted = options.arms.split(",") if options.arms else list(arms.ARMS)
     todo = [job for job in arms.jobs(scale.seeds) if job[0] in wanted and not result_of(options.out, *job).exists()]
@@ -177,6 +183,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         work = [(scale, options.out, *job, until) for job in todo]
         for done, name in enumerate(pool.imap_unordered(run_in_time, work), start=1):
             print(f"study: {done} of {len(todo)}: {name}", flush=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the study runs on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
+    return {"gpu": gpu, "cpu": platform.machine(), "cores": os.cpu_count(), **versions}
 
 
 def result_of(study: Path, arm: str, seed: int) -> Path:

@@ -15,7 +15,7 @@ class Scale:
 
     hidden: int = 64
     layers: int = 3
-    text_steps: int = 500
+    text_steps: int = 1200
     text_batch: int = 32
     text_learning_rate: float = 3e-3
     sentences: int = 2
@@ -23,7 +23,7 @@ class Scale:
     tested: int = 30
     asked: int = 4
     epochs: int = 2
-    batch: int = 16
+    batch: int = 8
     learning_rate: float = 2e-3
     vision_weight: float = 1.0
     seeds: int = 3

@@ -24,23 +24,23 @@ from trainer.loss import IGNORE
 from trainer.tiny import tiny_config, write_tiny
 
 
-def build(processor: Path, output: Path, scale: Scale, seed: int) -> Path:
-    """Train the language model, graft it onto a random vision tower; the checkpoint below `output`."""
-    donor = write_tiny(processor, output / "vision", seed, scale.hidden, scale.layers)
-    text = train(processor, output / "text", scale, seed)
-    graft(text, donor, output / "grafted")
-    return output / "grafted"
+def build(processor: Path, output: Path, scale: Scale) -> None:
+    """Train the language model and graft it onto a random vision tower for every seed: output/grafted-SEED."""
+    text = train(processor, output / "text", scale)
+    for seed in range(scale.seeds):
+        donor = write_tiny(processor, output / f"vision-{seed}", seed, scale.hidden, scale.layers)
+        graft(text, donor, output / f"grafted-{seed}")
 
 
-def train(processor: Path, output: Path, scale: Scale, seed: int) -> Path:
+def train(processor: Path, output: Path, scale: Scale) -> Path:
     """Train a Qwen3 of the tiny model's shape on answers about pages of text; returns its folder."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer: Any = AutoTokenizer.from_pretrained(processor)
     model = Qwen3ForCausalLM(text_config(processor, scale)).to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), lr=scale.text_learning_rate, weight_decay=0.0)
     schedule = get_cosine_schedule_with_warmup(optimizer, scale.text_steps // 20, scale.text_steps)
-    bar = tqdm(batches(tokenizer, scale, seed), total=scale.text_steps, unit="step", desc="text")
+    bar = tqdm(batches(tokenizer, scale), total=scale.text_steps, unit="step", desc="text")
     for ids, labels in bar:
         loss, right = answer_loss(model, ids.to(device), labels.to(device))
         loss.backward()
@@ -58,7 +58,7 @@ def train(processor: Path, output: Path, scale: Scale, seed: int) -> Path:
 def text_config(processor: Path, scale: Scale) -> Qwen3Config:
     """A Qwen3 of the shape of the tiny model's language side."""
     shape: Any = tiny_config(processor, scale.hidden, scale.layers).text_config
-    copied = {name: getattr(shape, name) for name in (*COPIED, "initializer_range", "tie_word_embeddings")}
+    copied = {name: getattr(shape, name, None) for name in (*COPIED, "initializer_range", "tie_word_embeddings")}
     rope = {"rope_type": "default", "rope_theta": shape.rope_parameters["rope_theta"]}
     return Qwen3Config(**copied, rope_parameters=rope)
 
@@ -71,11 +71,11 @@ def answer_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> tuple[to
     return cross_entropy(logits, labels[asked]), (logits.argmax(-1) == labels[asked]).float().mean()
 
 
-def batches(tokenizer: Any, scale: Scale, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Any, scale: Scale) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """ids and labels (B, T) of every step, padded on the right."""
     for step in range(scale.text_steps):
         numbers = range(step * scale.text_batch, (step + 1) * scale.text_batch)
-        rows = [encode(tokenizer, conversation(random.Random(f"text:{seed}:{n}"), scale)) for n in numbers]
+        rows = [encode(tokenizer, conversation(random.Random(f"text:{n}"), scale)) for n in numbers]
         length = max(len(ids) for ids, _ in rows)
         ids = [row + [tokenizer.pad_token_id] * (length - len(row)) for row, _ in rows]
         labels = [row + [IGNORE] * (length - len(row)) for _, row in rows]
