@@ -29,7 +29,7 @@ class Arm:
 
 
 def _weights() -> dict[str, Arm]:
-    weights = (2e-4, PAPER_WEIGHT, 2e-2, 2e-1, 2.0)
+    weights = (2e-4, PAPER_WEIGHT, 2e-2, 2e-1)
     return {f"lambda-{w:g}": Arm(f"DV-SFT, lambda {w:g}", {"vision_weight": w}) for w in weights}
 
 
@@ -72,7 +72,7 @@ def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Pa
         },
         "loss": {"vision_weight": scale.vision_weight, "beta": 0.3, **arm.loss},
         "deepspeed": {"zero_stage": 0},
-        "checkpoint": {"export_at": [round(share * scale.epochs, 4) for share in (0.25, 0.5, 0.75)]},
+        "checkpoint": {"export_at": [round(third * scale.epochs / 3, 4) for third in (1, 2)]},
     }
 
 

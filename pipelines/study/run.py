@@ -115,15 +115,22 @@ def judge(scale: Scale, study: Path, model: Path, out: Path, everything: bool = 
     transcriptions."""
     found: dict[str, Any] = {}
     for condition, folder in CONDITIONS.items() if everything else [("seen", "data")]:
-        run, labels = out / model.name / condition, study / folder / "labels"
         benchmarks = ["squad", *(TRANSCRIPTIONS if everything and condition == "seen" else ())]
-        options = ["--benchmarks", ",".join(benchmarks), "--data", str(labels), "--batch-size", "32"]
-        limits = ["--min-patches", str(scale.min_patches), "--max-patches", str(scale.max_patches)]
-        evaluate("predict", "--model", str(model), *options, *limits, "--out", str(run))
-        evaluate("lens", "--model", str(model), "--labels", str(labels / "squad-validation"), "--out", str(run))
-        evaluate("score", str(run))
-        found[condition] = figures(run)
+        judged = out / model.name / condition
+        judge_on(scale, model, study / folder / "labels", judged, benchmarks)
+        found[condition] = figures(judged)
     return found
+
+
+def judge_on(
+    scale: Scale, model: Path, labels: Path, out: Path, benchmarks: Sequence[str], tags: Sequence[str] = ()
+) -> None:
+    """Predict, score and look through the lens, into the run folder `out`."""
+    options = ["--benchmarks", ",".join(benchmarks), "--data", str(labels), "--batch-size", "32", *tags]
+    limits = ["--min-patches", str(scale.min_patches), "--max-patches", str(scale.max_patches)]
+    evaluate("predict", "--model", str(model), *options, *limits, "--out", str(out))
+    evaluate("score", str(out))
+    evaluate("lens", "--model", str(model), "--labels", str(labels / "squad-validation"), "--out", str(out))
 
 
 def evaluate(*arguments: str) -> None:
@@ -179,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     todo = [job for job in arms.jobs(scale.seeds) if job[0] in wanted and not result_of(options.out, *job).exists()]
     print(f"study: {len(todo)} runs to do", flush=True)
     context = multiprocessing.get_context("spawn")
-    with context.Pool(options.jobs) as pool:
+    with context.Pool(options.jobs, quiet, (options.out / "log.txt",)) as pool:
         work = [(scale, options.out, *job, until) for job in todo]
         for done, name in enumerate(pool.imap_unordered(run_in_time, work), start=1):
             print(f"study: {done} of {len(todo)}: {name}", flush=True)
@@ -198,13 +205,19 @@ def result_of(study: Path, arm: str, seed: int) -> Path:
     return study / "results" / f"{arm}-{seed}.json"
 
 
+def quiet(log: Path) -> None:
+    """Send all that this process says, and what it starts, to a file."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def run_in_time(work: tuple[Scale, Path, str, int, float]) -> str:
     """A job of the pool: done, or left for the next call when the time is up."""
     scale, study, arm, seed, until = work
     if time.monotonic() > until:
         return f"{arm}-{seed} left for the next call"
-    with (study / f"{multiprocessing.current_process().name}.log").open("a") as log, contextlib.redirect_stderr(log):
-        run_job(scale, study, arm, seed)
+    run_job(scale, study, arm, seed)
     return f"{arm}-{seed} done"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 PATCH = 32 * 32  # px of one visual token of the bundled processor
@@ -19,7 +20,7 @@ class Scale:
     text_batch: int = 32
     text_learning_rate: float = 3e-3
     sentences: int = 2
-    pages: int = 1600
+    pages: int = 1200
     tested: int = 30
     asked: int = 4
     epochs: int = 2
@@ -39,6 +40,10 @@ class Scale:
     def max_pixels(self) -> int:
         return self.max_patches * PATCH
 
+    @property
+    def steps(self) -> int:
+        return self.epochs * math.ceil(self.pages / self.batch)
+
 
 SCALES = {
     "gpu": Scale(
@@ -57,5 +62,6 @@ SCALES = {
         max_patches=128,
     ),
     "cpu": Scale(),
-    "test": Scale(hidden=32, layers=2, text_steps=2, text_batch=2, pages=16, tested=2, batch=8, epochs=1, seeds=1),
+    "demo": Scale(pages=6000),
+    "test": Scale(hidden=32, layers=2, text_steps=40, text_batch=8, pages=48, tested=2, epochs=1, seeds=1),
 }

@@ -58,7 +58,9 @@ def train(processor: Path, output: Path, scale: Scale) -> Path:
 def text_config(processor: Path, scale: Scale) -> Qwen3Config:
     """A Qwen3 of the shape of the tiny model's language side."""
     shape: Any = tiny_config(processor, scale.hidden, scale.layers).text_config
-    copied = {name: getattr(shape, name, None) for name in (*COPIED, "initializer_range", "tie_word_embeddings")}
+    copied: dict[str, Any] = {
+        name: getattr(shape, name, None) for name in (*COPIED, "initializer_range", "tie_word_embeddings")
+    }
     rope = {"rope_type": "default", "rope_theta": shape.rope_parameters["rope_theta"]}
     return Qwen3Config(**copied, rope_parameters=rope)
 
