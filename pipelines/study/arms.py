@@ -45,6 +45,9 @@ ARMS: dict[str, Arm] = {
 }
 """A further method is a further line: its name, its title, what it changes."""
 
+MAIN = ("sft", "dv-sft", "lambda-0.002", "shuffled")
+"""The arms of the learning curves: without vision labels, with them, as the paper weighs them, with useless ones."""
+
 
 def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Path, seed: int) -> dict[str, Any]:
     """The trainer's settings of one run. The only place where they are made."""
@@ -108,5 +111,6 @@ def _shuffled(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def jobs(seeds: int) -> Iterator[tuple[str, int]]:
-    """Every arm and seed, seeds outermost: a study cut short has all arms."""
-    return ((arm, seed) for seed in range(seeds) for arm in ARMS)
+    """Every arm and seed, the main arms first: a study cut short has those with all seeds."""
+    others = [name for name in ARMS if name not in MAIN]
+    return ((arm, seed) for group in (MAIN, others) for seed in range(seeds) for arm in group)

@@ -19,6 +19,7 @@ import matplotlib
 import numpy as np
 
 from evaluator import plots, stats
+from study.arms import ARMS, MAIN
 
 Result = dict[str, Any]
 matplotlib.rcParams["svg.hashsalt"] = "study"  # the same numbers, the same bytes
@@ -36,9 +37,6 @@ def recall(k: int, condition: str = "seen") -> Callable[[Result], float]:
     return lambda point: point[condition][f"recall@{k}"]
 
 
-MAIN = ("sft", "dv-sft", "lambda-0.002", "shuffled")
-"""The arms of the curves."""
-
 COLUMNS: dict[str, Callable[[Result], float]] = {
     "answers": answers("seen"),
     "other fonts": answers("fonts"),
@@ -55,8 +53,6 @@ COLUMNS: dict[str, Callable[[Result], float]] = {
 
 def gather(study: Path) -> dict[str, Any]:
     """What a study's folder holds: its description and all results, arms in their order, then seeds."""
-    from study.arms import ARMS
-
     found = [json.loads(path.read_text()) for path in (study / "results").glob("*.json")]
     found.sort(key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
     return json.loads((study / "study.json").read_text()) | {"results": found}

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 from trainer.checkpoint import copy_processor
 
 INITIALIZER_RANGE = 0.1
-"""At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture hardly reaches the last layer of one this
-narrow, and for a long time it learns only how frequent the words are."""
+"""At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture
+hardly reaches the last layer of one this narrow, and for a long time it learns only how frequent the words are."""
 
 
 def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool = True) -> Qwen3VLConfig:
