@@ -15,32 +15,32 @@ from typing import Any
 from patchlabels import rows
 from study.scales import Scale
 
-PAPER_WEIGHT = 2e-3  # lambda of arXiv 2605.26656
-
 
 @dataclass(frozen=True)
 class Arm:
-    """title: its row in tables. loss: what it changes in the trainer's [loss]. labels: the label shards it trains on,
-    "data" or "shuffled"."""
+    """title: its row in tables. changes: what it sets in the trainer's configuration, tables key by key. labels: the
+    label shards it trains on, "data" or "shuffled"."""
 
     title: str
-    loss: Mapping[str, float] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
     labels: str = "data"
 
 
-def _weights() -> dict[str, Arm]:
-    weights = (2e-4, PAPER_WEIGHT, 2e-2, 2e-1)
-    return {f"lambda-{w:g}": Arm(f"DV-SFT, lambda {w:g}", {"vision_weight": w}) for w in weights}
+def _weighted(weight: float) -> Arm:
+    return Arm(f"DV-SFT, lambda {weight:g}", {"loss": {"vision_weight": weight}})
 
 
 ARMS: dict[str, Arm] = {
-    "sft": Arm("SFT", {"vision_weight": 0.0}),
+    "sft": Arm("SFT", {"loss": {"vision_weight": 0.0}}),
     "dv-sft": Arm("DV-SFT"),
-    "beta-0": Arm("DV-SFT, no smoothing", {"beta": 0.0}),
-    "beta-0.1": Arm("DV-SFT, beta 0.1", {"beta": 0.1}),
-    "beta-0.2": Arm("DV-SFT, beta 0.2", {"beta": 0.2}),
-    "beta-0.4": Arm("DV-SFT, beta 0.4", {"beta": 0.4}),
-    **_weights(),
+    "beta-0": Arm("DV-SFT, no smoothing", {"loss": {"beta": 0.0}}),
+    "beta-0.1": Arm("DV-SFT, beta 0.1", {"loss": {"beta": 0.1}}),
+    "beta-0.2": Arm("DV-SFT, beta 0.2", {"loss": {"beta": 0.2}}),
+    "beta-0.4": Arm("DV-SFT, beta 0.4", {"loss": {"beta": 0.4}}),
+    "lambda-0.0002": _weighted(2e-4),
+    "lambda-0.002": _weighted(2e-3),  # the paper's
+    "lambda-0.02": _weighted(2e-2),
+    "lambda-0.2": _weighted(2e-1),
     "shuffled": Arm("DV-SFT, labels shuffled", labels="shuffled"),
 }
 """A further method is a further line: its name, its title, what it changes."""
@@ -51,7 +51,7 @@ MAIN = ("sft", "dv-sft", "lambda-0.002", "shuffled")
 
 def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Path, seed: int) -> dict[str, Any]:
     """The trainer's settings of one run. The only place where they are made."""
-    return {
+    settings: dict[str, Any] = {
         "output": str(output),
         "seed": seed,
         "tracker": "none",
@@ -73,10 +73,13 @@ def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Pa
             "micro_batch": scale.batch,
             "epochs": scale.epochs,
         },
-        "loss": {"vision_weight": scale.vision_weight, "beta": 0.3, **arm.loss},
+        "loss": {"vision_weight": scale.vision_weight, "beta": 0.3},
         "deepspeed": {"zero_stage": 0},
         "checkpoint": {"export_at": [round(third * scale.epochs / 3, 4) for third in (1, 2)]},
     }
+    for name, change in arm.changes.items():
+        settings[name] = {**settings[name], **change} if isinstance(change, Mapping) else change
+    return settings
 
 
 def write_toml(path: Path, settings: Mapping[str, Any]) -> Path:

@@ -182,9 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale, until = SCALES[options.scale], time.monotonic() + 60 * options.minutes
     write_json(options.out / "study.json", {"scale": asdict(scale), "machine": machine()})
     prepare(scale, options.out)
-    wanted = options.arms.split(",") if options.arms else list(arms.ARMS)
-    todo = [job for job in arms.jobs(scale.seeds) if job[0] in wanted and not result_of(options.out, *job).exists()]
+    todo = missing(options.out, options.arms.split(",") if options.arms else list(arms.ARMS), scale.seeds)
     print(f"study: {len(todo)} runs to do", flush=True)
+    if not todo:
+        return
     context = multiprocessing.get_context("spawn")
     with context.Pool(options.jobs, quiet, (options.out / "log.txt",)) as pool:
         work = [(scale, options.out, *job, until) for job in todo]
@@ -203,6 +204,11 @@ def machine() -> dict[str, Any]:
 
 def result_of(study: Path, arm: str, seed: int) -> Path:
     return study / "results" / f"{arm}-{seed}.json"
+
+
+def missing(study: Path, wanted: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    """The arms and seeds without a result, in the order they are to be done."""
+    return [job for job in arms.jobs(seeds) if job[0] in wanted and not result_of(study, *job).exists()]
 
 
 def quiet(log: Path) -> None:

@@ -20,7 +20,7 @@ class Scale:
     text_batch: int = 32
     text_learning_rate: float = 3e-3
     sentences: int = 2
-    pages: int = 1200
+    pages: int = 3200
     tested: int = 30
     asked: int = 4
     epochs: int = 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from study import arms, data, report, text
+from study import run as study_run
 from study.scales import SCALES
 from support import ROOT, SAMPLES
 from tokenizers import Tokenizer
@@ -85,10 +86,9 @@ def test_arms_differ_in_nothing_but_the_loss_and_the_labels(tmp_path):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A study of two arms, cut off after one and gone on with."""
+    """A study of two arms."""
     out = tmp_path_factory.mktemp("study")
-    run("study.run", "--scale", "test", "--out", out, "--arms", "shuffled")
-    assert "1 runs to do" in run("study.run", "--scale", "test", "--out", out, "--arms", "sft,shuffled", "--jobs", "1")
+    run("study.run", "--scale", "test", "--out", out, "--arms", "sft,shuffled")
     return out
 
 
@@ -104,6 +104,13 @@ def test_shuffled_labels_are_the_same_words_on_the_same_patches_elsewhere(study)
         assert set(pairs) == set(zip(before["token_id"], before["label_word"], strict=True))
         moved += sum(a != b for a, b in zip(after["token_id"], before["token_id"], strict=True))
     assert moved > 48 * 4
+
+
+def test_a_study_that_goes_on_does_only_what_is_missing_the_main_arms_first(tmp_path):
+    first = study_run.missing(tmp_path, list(arms.ARMS), seeds=2)
+    assert len(first) == 2 * len(arms.ARMS) and {arm for arm, _ in first[:8]} == set(arms.MAIN)
+    study_run.write_json(study_run.result_of(tmp_path, *first[0]), {})
+    assert study_run.missing(tmp_path, list(arms.ARMS), seeds=2) == first[1:]
 
 
 def test_a_study_is_judged_under_all_conditions_and_drawn_from_its_json(study, tmp_path):
