@@ -21,6 +21,9 @@ from trainer.config import load
 from trainer.loss import IGNORE
 
 
+pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
+
+
 def run(module: str, *arguments: str | Path) -> str:
     environment = {**os.environ, "PYTHONPATH": "pipelines", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", module, *map(str, arguments)]
