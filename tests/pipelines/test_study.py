@@ -20,7 +20,6 @@ from patchlabels import rows
 from trainer.config import load
 from trainer.loss import IGNORE
 
-
 pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
 
 
@@ -139,6 +138,18 @@ def test_an_arm_is_paired_with_sft_question_by_question():
     found = report.against_sft(arm, sft, 2, "seen")
     assert found.mean == pytest.approx(25.0)  # of seeds 0 and 1: one of four questions more, each
     assert report.against_sft(arm[2:], sft, 2, "seen") is None
+
+
+@pytest.mark.parametrize("stored", sorted((ROOT / "docs/study").glob("*.json")), ids=lambda path: path.stem)
+def test_the_page_says_what_the_stored_figures_give(stored, tmp_path):
+    document = tmp_path / "study.md"
+    document.write_text((ROOT / "docs/study.md").read_text())
+    document.with_suffix("").mkdir()
+    (tmp_path / "study" / stored.name).write_text(stored.read_text())
+    report.write(stored.stem, document)
+    assert document.read_text() == (ROOT / "docs/study.md").read_text()
+    for plot in (tmp_path / "study").glob("*.svg"):
+        assert plot.name in document.read_text() and (ROOT / "docs/study" / plot.name).is_file()
 
 
 def test_the_demo_ends_with_both_arms_side_by_side(tmp_path):
