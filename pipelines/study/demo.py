@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -46,15 +45,14 @@ def train_and_judge(scale: Scale, out: Path, arm: str) -> None:
 def train_all(scale: Scale, out: Path) -> None:
     """Both arms at once, with one progress bar over their steps."""
     logs = [out / "trained" / arm / "log.jsonl" for arm in COMPARED]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(len(COMPARED), run.quiet, (out / "log.txt",)) as pool:
-        waiting = [pool.apply_async(train_and_judge, (scale, out, arm)) for arm in COMPARED]
+    with run.start_workers(len(COMPARED), out / "log.txt") as pool:
+        waiting = [pool.submit(train_and_judge, scale, out, arm) for arm in COMPARED]
         with tqdm(total=len(COMPARED) * scale.steps, unit="step", desc="training SFT and DV-SFT") as bar:
-            while not all(result.ready() for result in waiting):
+            while not all(future.done() for future in waiting):
                 time.sleep(1)
                 bar.update(sum(log.read_text().count("\n") for log in logs if log.exists()) - bar.n)
-        for result in waiting:
-            result.get()
+        for future in waiting:
+            future.result()
 
 
 def last_screen(out: Path) -> str:

@@ -18,6 +18,7 @@ import platform
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -186,11 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"study: {len(todo)} runs to do", flush=True)
     if not todo:
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(options.jobs, quiet, (options.out / "log.txt",)) as pool:
-        work = [(scale, options.out, *job, until) for job in todo]
-        for done, name in enumerate(pool.imap_unordered(run_in_time, work), start=1):
-            print(f"study: {done} of {len(todo)}: {name}", flush=True)
+    with start_workers(options.jobs, options.out / "log.txt") as pool:
+        waiting = [pool.submit(run_in_time, scale, options.out, *job, until) for job in todo]
+        for done, future in enumerate(as_completed(waiting), start=1):
+            print(f"study: {done} of {len(todo)}: {future.result()}", flush=True)
+
+
+def start_workers(count: int, log: Path) -> ProcessPoolExecutor:
+    """Processes that say all they say to a file. Not multiprocessing's Pool, whose workers may have no workers of
+    their own to prepare batches."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), quiet, (log,))
 
 
 def machine() -> dict[str, Any]:
@@ -218,9 +224,8 @@ def quiet(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def run_in_time(work: tuple[Scale, Path, str, int, float]) -> str:
+def run_in_time(scale: Scale, study: Path, arm: str, seed: int, until: float) -> str:
     """A job of the pool: done, or left for the next call when the time is up."""
-    scale, study, arm, seed, until = work
     if time.monotonic() > until:
         return f"{arm}-{seed} left for the next call"
     run_job(scale, study, arm, seed)

@@ -62,5 +62,5 @@ SCALES = {
     ),
     "cpu": Scale(),
     "demo": Scale(pages=6000),
-    "test": Scale(hidden=32, layers=2, text_steps=40, text_batch=8, pages=48, tested=2, epochs=1, seeds=1),
+    "test": Scale(hidden=32, layers=2, text_steps=40, text_batch=8, pages=48, tested=2, epochs=1, seeds=1, workers=1),
 }

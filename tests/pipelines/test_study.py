@@ -77,10 +77,11 @@ def test_text_is_taught_in_the_words_of_the_chat_template():
     assert all(target in (IGNORE, after) for target, after in zip(targets, [*ids[1:], IGNORE], strict=True))
 
 
-def test_arms_differ_in_nothing_but_the_loss_and_the_labels(tmp_path):
+@pytest.mark.parametrize("scale", ["cpu", "gpu"])
+def test_arms_differ_in_nothing_but_the_loss_and_the_labels(scale, tmp_path):
     made = {}
     for name, arm in arms.ARMS.items():
-        settings = arms.training_config(arm, SCALES["cpu"], tmp_path, tmp_path / "model", tmp_path / "out", seed=1)
+        settings = arms.training_config(arm, SCALES[scale], tmp_path, tmp_path / "model", tmp_path / "out", seed=1)
         load(arms.write_toml(tmp_path / f"{name}.toml", settings))
         made[name] = {**settings, "loss": None, "data": {**settings["data"], "dataset": None}}
     assert all(settings == made["sft"] for settings in made.values())
