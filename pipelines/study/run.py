@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def start_workers(count: int, log: Path) -> ProcessPoolExecutor:
     """Processes that say all they say to a file. Not multiprocessing's Pool, whose workers may have no workers of
     their own to prepare batches."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), quiet, (log,))
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start_worker, (log,))
 
 
 def machine() -> dict[str, Any]:
@@ -217,8 +217,9 @@ def missing(study: Path, wanted: Sequence[str], seeds: int) -> list[tuple[str, i
     return [job for job in arms.jobs(seeds) if job[0] in wanted and not result_of(study, *job).exists()]
 
 
-def quiet(log: Path) -> None:
-    """Send all that this process says, and what it starts, to a file."""
+def start_worker(log: Path) -> None:
+    """Send all that this process says, and what it starts, to a file; let it fork, as the trainer does by itself."""
+    multiprocessing.set_start_method("fork", force=True)
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
