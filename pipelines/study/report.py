@@ -88,7 +88,7 @@ def main_table(results: Sequence[Result], asked: int) -> str:
     lines = [f"| arm | seeds | {' | '.join(COLUMNS)} | answers - SFT [95%] | p |", "|---" * (len(COLUMNS) + 4) + "|"]
     for name, members in arms.items():
         cells = [mean_and_error([column(result["final"]) for result in members]) for column in COLUMNS.values()]
-        shown = [f"{mean:.1f} ± {error:.1f}" for mean, error in cells]
+        shown = [f"{mean:.1f}" + (f" ± {error:.1f}" if len(members) > 1 else "") for mean, error in cells]
         found = against_sft(members, arms.get("sft", []), asked, "seen") if name != "sft" else None
         test = [f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{found.p:.3f}"] if found else ["", ""]
         lines.append(f"| {' | '.join([members[0]['title'], str(len(members)), *shown, *test])} |")
@@ -150,12 +150,16 @@ def insert(document: Path, name: str, text: str) -> None:
 
 
 def write(name: str, document: Path) -> None:
-    """The table and the plots of the stored study `name`, into the document and the folder beside it."""
+    """The table and the plots of the stored study `name`, into the document and the folder beside it. A plot without
+    a line of two points is left out."""
     folder = document.with_suffix("")
     study = json.loads((folder / f"{name}.json").read_text())
-    insert(document, f"{name} arms", main_table(study["results"], study["scale"]["asked"]))
+    parts = [main_table(study["results"], study["scale"]["asked"])]
     for key, (title, x, y, lines) in lines_of(study).items():
-        (folder / f"{name}-{key}.svg").write_text(plots.curves(title, x, y, lines))
+        if any(len(points) > 1 for points in lines.values()):
+            (folder / f"{name}-{key}.svg").write_text(plots.curves(title, x, y, lines))
+            parts.append(f"![{title}]({folder.name}/{name}-{key}.svg)")
+    insert(document, name, "\n\n".join(parts))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

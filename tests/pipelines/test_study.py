@@ -118,14 +118,15 @@ def test_a_study_that_goes_on_does_only_what_is_missing_the_main_arms_first(tmp_
 
 def test_a_study_is_judged_under_all_conditions_and_drawn_from_its_json(study, tmp_path):
     document = tmp_path / "study.md"
-    document.write_text("before\n<!-- test arms -->\n<!-- /test arms -->\nafter\n")
+    document.write_text("before\n<!-- test -->\n<!-- /test -->\nafter\n")
     report.main(["--name", "test", "--study", str(study), "--document", str(document)])
     written = document.read_text()
     assert "| SFT | 1 |" in written and "labels shuffled" in written and written.endswith("after\n")
     (result,) = [r for r in report.gather(study)["results"] if r["arm"] == "sft"]
     assert set(result["final"]) == {"seen", "fonts", "sizes"} and set(result["checkpoints"]) == {"0.3333", "0.6667"}
     assert result["steps"] == SCALES["test"].steps
-    assert len(list((tmp_path / "study").glob("test-*.svg"))) == 5
+    drawn = {path.stem for path in (tmp_path / "study").glob("*.svg")}
+    assert drawn == {"test-answers", "test-alignment", "test-resolution"}  # one beta, one lambda: no sweeps
     report.main(["--name", "test", "--document", str(document)])
     assert document.read_text() == written
 
