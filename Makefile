@@ -8,6 +8,7 @@ FROM ?= out/sample
 TASKMANAGERS ?= 2
 SLOTS ?= 1
 PAGES ?= 20
+SCALE ?= cpu
 ARGS ?=
 
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
@@ -15,11 +16,13 @@ FILTER := UV_PROJECT_ENVIRONMENT=.venvs/filter $(UV)
 LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 TRAIN := UV_PROJECT_ENVIRONMENT=.venvs/train $(UV)
 EVALUATE := UV_PROJECT_ENVIRONMENT=.venvs/evaluate $(UV)
+STUDY := UV_PROJECT_ENVIRONMENT=.venvs/study $(UV)
 TEST := UV_PROJECT_ENVIRONMENT=.venvs/test $(UV)
 LINT := UV_PROJECT_ENVIRONMENT=.venvs/lint $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help labels filter relabel stats preview cluster-up cluster-down train evaluate test lint format bench bench-train corners clean
+.PHONY: help labels demo study filter relabel stats preview cluster-up cluster-down train evaluate test lint format \
+	bench bench-train corners clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +32,17 @@ labels: | $(UV)  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=.
 	@extras=$$($(LABELS) run -q --no-sync python -m labeler.config "$(CONFIG)" "$(OUT)") && \
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync python pipelines/label.py --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
+
+demo: labels  ## after that, train a tiny model with and without vision labels on a CPU and compare: out/demo
+	@$(STUDY) sync -q --frozen --inexact --all-packages
+	@rm -rf out/demo
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(STUDY) run -q --no-sync python -m study.demo --out out/demo
+
+study: | $(UV)  ## the experiments of docs/study.md, or what is left of them: SCALE=cpu or gpu ARGS="--jobs 2"
+	@$(STUDY) sync -q --frozen --inexact --all-packages
+	@OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(STUDY) run -q --no-sync python -m study.run --scale $(SCALE) \
+		--out out/study-$(SCALE) $(ARGS)
+	@PYTHONPATH=pipelines $(STUDY) run -q --no-sync python -m study.report --name $(SCALE) --study out/study-$(SCALE)
 
 filter: | $(UV)  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
 	@$(FILTER) sync -q --frozen --inexact --package dvsft-labeler

@@ -40,6 +40,8 @@ def test_defaults_are_the_papers_rules():
         ({"source": [{"kind": "documents", "path": "x", "draw": {"of": "word"}}]}, "did you mean words?"),
         ({"source": [{"kind": "squad", "path": "x", "draw": {"of": "words"}}]}, "expected documents only"),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
+        ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
+        ({"render": {"fonts": []}}, "expected at least one"),
     ],
 )
 def test_a_wrong_config_says_what_was_found_and_what_to_write(change, said):

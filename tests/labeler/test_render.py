@@ -36,6 +36,17 @@ def test_every_word_starts_on_a_patch_boundary_and_keeps_to_one_row(number):
         assert y0 // SPEC.side == (y1 - 1) // SPEC.side
 
 
+def test_a_page_is_drawn_in_the_fonts_that_are_named():
+    def widths(name, fonts):
+        page = render_page(TEXT, SPEC, page_id=name, seed=0, font_sizes=[24, 24], fonts=fonts)
+        return [word.box[2] - word.box[0] for word in page.words]
+
+    names = [str(number) for number in range(6)]
+    alone = {font: widths("0", [font]) for font in ("OpenSans-Regular", "LiberationMono-Regular")}
+    drawn = [widths(name, list(alone)) for name in names]
+    assert all(drawn.count(page) for page in alone.values()) and all(page in alone.values() for page in drawn)
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_the_boxes_hold_all_the_ink_and_each_its_own(number):
     page = render(name=str(number))

@@ -18,6 +18,15 @@ KINDS = ("docvqa", "infographicvqa", "squad", "documents", "images")
 ENGINES = ("rapidocr", "paddleocr")
 DRAWS = ("", "documents", "words")
 DTYPES = ("auto", "bfloat16", "float32")
+FONTS = (  # those in the package, see fonts/README.md
+    "DejaVuSans",
+    "DejaVuSerif",
+    "LiberationMono-Regular",
+    "LiberationSans-Regular",
+    "LiberationSerif-Regular",
+    "OpenSans-Regular",
+    "Roboto-Regular",
+)
 
 
 class ConfigError(ValueError):
@@ -103,10 +112,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Render:
-    """How text becomes pages. seed: draws font, size and colours, by page id. font_sizes: px, smallest, largest."""
+    """How text becomes pages. seed: draws font, size and colours, by page id. font_sizes: px, smallest, largest.
+    fonts: those to draw from."""
 
     seed: int = 0
     font_sizes: list[int] = field(default_factory=lambda: [21, 28])
+    fonts: list[str] = field(default_factory=lambda: list(FONTS))
 
 
 @dataclass(frozen=True)
@@ -175,6 +186,7 @@ def parse(settings: Mapping[str, Any]) -> Config:
     _one_of("ocr.engine", [config.ocr.engine], ENGINES)
     _one_of("source.draw.of", [source.draw.of for source in config.source], DRAWS)
     _one_of("filter.dtype", [config.filter.dtype], DTYPES)
+    _one_of("render.fonts", config.render.fonts, FONTS)
     slugs = [source.slug for source in config.source]
     for slug in slugs:
         if slugs.count(slug) > 1 or "/" in slug:
@@ -209,6 +221,7 @@ def _ranges(config: Config) -> list[tuple[str, Any, bool, str]]:
         ("ocr.min_side", ocr.min_side, ocr.min_side >= 1, "at least 1"),
         ("labels.max_tokens", labels.max_tokens, labels.max_tokens >= 1, "at least 1"),
         ("labels.max_height", labels.max_height, labels.max_height > 0, "more than 0"),
+        ("render.fonts", config.render.fonts, bool(config.render.fonts), "at least one"),
         ("render.font_sizes", sizes, sizes_fit, "[smallest, largest] in px, from 6 to 64"),
         ("output.pages_per_shard", output.pages_per_shard, output.pages_per_shard >= 1, "at least 1"),
         ("output.max_reject_share", output.max_reject_share, 0 <= output.max_reject_share <= 1, "0 to 1"),

@@ -20,19 +20,11 @@ import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
+from labeler.config import FONTS
 from labeler.page import Unusable
 from labeler.word import Word
 from patchlabels.grid import GridError, GridSpec
 
-FONTS = (
-    "DejaVuSans",
-    "DejaVuSerif",
-    "LiberationMono-Regular",
-    "LiberationSans-Regular",
-    "LiberationSerif-Regular",
-    "OpenSans-Regular",
-    "Roboto-Regular",
-)
 GAP = 8  # px of ground after a word, so that neighbours never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
 CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
@@ -61,15 +53,18 @@ class Tile:
     bottom: int
 
 
-def render_page(text: str, grid: GridSpec, *, page_id: str, seed: int, font_sizes: Sequence[int]) -> Rendered:
-    """Draw the words of `text` (split at white space). Same arguments, same bytes.
+def render_page(
+    text: str, grid: GridSpec, *, page_id: str, seed: int, font_sizes: Sequence[int], fonts: Sequence[str] = FONTS
+) -> Rendered:
+    """Draw the words of `text` (split at white space) in one of `fonts`. Same arguments, same bytes.
 
-    A word with a character that no font has is left out and counted. Raises Unusable if nothing is left to draw,
-    or if the page would exceed the grid's max_pixels at the smallest size.
+    A word with a character it lacks is drawn in the next of `fonts` that has it; one that none has is left out and
+    counted. Raises Unusable if nothing is left to draw, or if the page would exceed the grid's max_pixels at the
+    smallest size.
     """
     draw = random.Random(f"{seed}:{page_id}")
-    first = draw.randrange(len(FONTS))
-    fonts = FONTS[first:] + FONTS[:first]
+    first = draw.randrange(len(fonts))
+    fonts = [*fonts[first:], *fonts[:first]]
     size, aspect = draw.randint(font_sizes[0], font_sizes[1]), draw.uniform(*ASPECTS)
     ink, ground = draw_colours(draw)
     words = text.split()

@@ -52,6 +52,7 @@ def label_text(page: Page, settings: Render, processor: Processor, policy: Polic
         page_id=page.id,
         seed=settings.seed,
         font_sizes=settings.font_sizes,
+        fonts=settings.fonts,
     )
     size, lost = (drawn.width, drawn.height), {"no_glyph": drawn.no_glyph}
     return make_row(page.id, drawn.png, None, size, drawn.words, lost, page.qa, processor, policy)

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 from trainer.checkpoint import copy_processor
 
 INITIALIZER_RANGE = 0.1
-"""About 1 / sqrt(width). With the 0.02 of the large models a patch's picture hardly reaches the last layer of one this
-narrow, and for a long time it learns only how frequent the words are."""
+"""At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture
+hardly reaches the last layer of one this narrow, and for a long time it learns only how frequent the words are."""
 
 
 def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool = True) -> Qwen3VLConfig:
@@ -23,6 +23,7 @@ def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool =
     start, end = tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
     heads = 4
     half = hidden // heads // 2
+    initializer_range = INITIALIZER_RANGE * (64 / hidden) ** 0.5
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden,
@@ -37,19 +38,19 @@ def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool =
             "mrope_section": [half - 2 * (half // 3), half // 3, half // 3],
             "mrope_interleaved": True,
         },
-        "initializer_range": INITIALIZER_RANGE,
+        "initializer_range": initializer_range,
         "tie_word_embeddings": tied,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {
         "depth": 3,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_heads": 4,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_heads": heads,
         "out_hidden_size": hidden,
         "num_position_embeddings": 256,
-        "initializer_range": INITIALIZER_RANGE,
+        "initializer_range": initializer_range,
         "deepstack_visual_indexes": [0, 1],
     }
     return Qwen3VLConfig(
@@ -63,10 +64,12 @@ def tiny_config(processor: Path, hidden: int = 64, layers: int = 3, tied: bool =
     )
 
 
-def write_tiny(processor: Path, output: Path, seed: int = 0, tied: bool = True, layers: int = 3) -> Path:
+def write_tiny(
+    processor: Path, output: Path, seed: int = 0, hidden: int = 64, layers: int = 3, tied: bool = True
+) -> Path:
     """Write the checkpoint, float32, with the processor's files; returns `output`."""
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(tiny_config(processor, layers=layers, tied=tied))
+    model = Qwen3VLForConditionalGeneration(tiny_config(processor, hidden, layers, tied))
     text: Any = model.config.text_config
     model.generation_config.update(eos_token_id=text.eos_token_id, pad_token_id=text.pad_token_id)
     model.save_pretrained(output)

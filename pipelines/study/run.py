@@ -1,0 +1,237 @@
+"""The study: pages, a language model that never saw one, every arm and seed trained and judged, results as JSON.
+
+    PYTHONPATH=pipelines python -m study.run --scale cpu --out out/study-cpu [--jobs 2] [--minutes 9]
+
+Everything goes through what users type: pipelines/label.py, trainer.train and evaluate, with files between them. What
+has a result is not done again, so a study may be cut off and go on, and arms that are new are added to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from study import arms, data
+from study.scales import SCALES, Scale
+
+PROCESSOR = Path("samples/processor")
+SEEN_FONTS = ("DejaVuSans", "LiberationSans-Regular")
+UNSEEN_FONTS = ("LiberationSerif-Regular", "OpenSans-Regular", "Roboto-Regular")
+SEEN_SIZES, UNSEEN_SIZES = (23, 25), (18, 20)
+CONDITIONS = {"seen": "data", "fonts": "fonts", "sizes": "sizes"}
+"""What a model is tested on, and the folder of its labels: pages drawn as those it was trained on, and otherwise."""
+TRANSCRIPTIONS = ("transcription-contextual", "transcription-noncontextual")
+
+
+def prepare(scale: Scale, study: Path) -> None:
+    """Write and label all pages, train the language model, shuffle the control's labels; what is there stays."""
+    write_sources(scale, study / "sources")
+    everything = ["train", "validation", "contextual", "noncontextual"]
+    label(scale, study, "data", everything, SEEN_FONTS, SEEN_SIZES)
+    label(scale, study, "fonts", ["validation"], UNSEEN_FONTS, SEEN_SIZES)
+    label(scale, study, "sizes", ["validation"], SEEN_FONTS, UNSEEN_SIZES)
+    if not (study / "shuffled").exists():
+        arms.shuffle_labels(study / "data/labels/squad-train", study / "shuffled.part/labels/squad-train")
+        (study / "shuffled.part").rename(study / "shuffled")
+    if not (study / "model").exists():
+        from study import text
+
+        text.build(PROCESSOR, study / "model.part", scale)
+        (study / "model.part").rename(study / "model")
+
+
+def write_sources(scale: Scale, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in (("train", scale.pages), ("validation", scale.tested)):
+        pages = data.squad(name, count, scale.sentences, scale.asked)
+        (folder / f"{name}.json").write_text(json.dumps(pages))
+    for name, words_of in (("contextual", data.contextual), ("noncontextual", data.non_contextual)):
+        (folder / f"{name}.jsonl").write_text(data.documents(name, scale.tested // 2, scale.sentences, words_of))
+
+
+def label(scale: Scale, study: Path, name: str, sets: list[str], fonts: Sequence[str], sizes: Sequence[int]) -> None:
+    """Label some of the sources into `study/name`, drawn in these fonts and sizes."""
+    import label as pipeline  # Beam: only the process that prepares the study pays for it
+
+    kinds: dict[str, dict[str, str]] = {
+        "train": {"kind": "squad"},
+        "validation": {"kind": "squad", "split": "validation"},
+        "contextual": {"kind": "documents", "split": "test", "name": "contextual"},
+        "noncontextual": {"kind": "documents", "split": "test", "name": "noncontextual"},
+    }
+    path = {kind: next((study / "sources").glob(f"{kind}.json*")) for kind in sets}
+    settings = {
+        "source": [{**kinds[kind], "path": str(path[kind])} for kind in sets],
+        "model": {"processor": str(PROCESSOR), "min_pixels": scale.min_pixels, "max_pixels": scale.max_pixels},
+        "render": {"fonts": list(fonts), "font_sizes": list(sizes)},
+    }
+    config = arms.write_toml(study / "configs" / f"{name}.toml", settings)
+    if pipeline.main(["--config", str(config), "--out", str(study / name)]):
+        raise SystemExit(f"labelling {config} failed, see above")
+
+
+def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
+    """Train one arm with one seed, judge its checkpoints, write its result; the checkpoints go."""
+    from trainer import train
+
+    name = f"{arm}-{seed}"
+    output = study / "runs" / name
+    shutil.rmtree(output, ignore_errors=True)
+    settings = arms.training_config(arms.ARMS[arm], scale, study, study / f"model/grafted-{seed}", output, seed)
+    started = time.perf_counter()
+    train.main(["--config", str(arms.write_toml(study / "configs" / f"{name}.toml", settings))])
+    trained = time.perf_counter()
+    steps = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    points = {path.name: judge(scale, study, path, output / "judged") for path in sorted(output.glob("epoch-*"))}
+    content = {
+        "arm": arm,
+        "title": arms.ARMS[arm].title,
+        "seed": seed,
+        "loss": settings["loss"],
+        "steps": len(steps),
+        "last": {key: steps[-1][key] for key in ("text_loss", "vision_loss", "patch_accuracy") if key in steps[-1]},
+        "checkpoints": {name.removeprefix("epoch-"): point for name, point in points.items()},
+        "final": judge(scale, study, output / "final", output / "judged", everything=True),
+        "seconds": {"training": trained - started, "judging": time.perf_counter() - trained},
+    }
+    write_json(result_of(study, arm, seed), content)
+    shutil.rmtree(output)
+
+
+def judge(scale: Scale, study: Path, model: Path, out: Path, everything: bool = False) -> dict[str, Any]:
+    """What `evaluate` says of a checkpoint on pages drawn as in training; `everything`: under all conditions, and
+    transcriptions."""
+    found: dict[str, Any] = {}
+    for condition, folder in CONDITIONS.items() if everything else [("seen", "data")]:
+        benchmarks = ["squad", *(TRANSCRIPTIONS if everything and condition == "seen" else ())]
+        judged = out / model.name / condition
+        judge_on(scale, model, study / folder / "labels", judged, benchmarks)
+        found[condition] = figures(judged)
+    return found
+
+
+def judge_on(
+    scale: Scale, model: Path, labels: Path, out: Path, benchmarks: Sequence[str], tags: Sequence[str] = ()
+) -> None:
+    """Predict, score and look through the lens, into the run folder `out`."""
+    options = ["--benchmarks", ",".join(benchmarks), "--data", str(labels), "--batch-size", "32", *tags]
+    limits = ["--min-patches", str(scale.min_patches), "--max-patches", str(scale.max_patches)]
+    evaluate("predict", "--model", str(model), *options, *limits, "--out", str(out))
+    evaluate("score", str(out))
+    evaluate("lens", "--model", str(model), "--labels", str(labels / "squad-validation"), "--out", str(out))
+
+
+def evaluate(*arguments: str) -> None:
+    """The command `evaluate`, in this process and quiet. Raises RuntimeError with what it said if it failed."""
+    from evaluator import cli
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = cli.main(arguments)
+    if code:
+        raise RuntimeError(f"evaluate {' '.join(arguments)}: {said.getvalue()}")
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """The figures of a run folder: scores in percent, recalls, and which questions were answered rightly, by id."""
+    from evaluator import compare
+
+    opened = compare.open_run(run)
+    scores = {
+        name: {group: metric["normalized_edit_distance"]["score"] for group, metric in result["groups"].items()}
+        if name in TRANSCRIPTIONS
+        else {metric: value["score"] for metric, value in result["metrics"].items()}
+        for name, result in opened.scores.items()
+    }
+    right = sorted((key, item.values["squad_exact_match"]) for key, item in opened.items["squad"].items())
+    recall = opened.lens["model"]["all"]
+    return {
+        "scores": scores,
+        "recall@1": 100 * recall["recall@1"],
+        "recall@5": 100 * recall["recall@5"],
+        "right": "".join(str(int(value)) for _, value in right),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".part").write_text(json.dumps(content, indent=1) + "\n")
+    path.with_suffix(".part").rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=1, help="arms at a time, a process each")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no arm after this long")
+    parser.add_argument("--arms", help="by comma; default: all")
+    options = parser.parse_args(arguments)
+    scale, until = SCALES[options.scale], time.monotonic() + 60 * options.minutes
+    write_json(options.out / "study.json", {"scale": asdict(scale), "machine": machine()})
+    prepare(scale, options.out)
+    todo = missing(options.out, options.arms.split(",") if options.arms else list(arms.ARMS), scale.seeds)
+    print(f"study: {len(todo)} runs to do", flush=True)
+    if not todo:
+        return
+    with start_workers(options.jobs, options.out / "log.txt") as pool:
+        waiting = [pool.submit(run_in_time, scale, options.out, *job, until) for job in todo]
+        for done, future in enumerate(as_completed(waiting), start=1):
+            print(f"study: {done} of {len(todo)}: {future.result()}", flush=True)
+
+
+def start_workers(count: int, log: Path) -> ProcessPoolExecutor:
+    """Processes that say all they say to a file. Not multiprocessing's Pool, whose workers may have no workers of
+    their own to prepare batches."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start_worker, (log,))
+
+
+def machine() -> dict[str, Any]:
+    """What the study runs on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    versions = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
+    return {"gpu": gpu, "cpu": platform.machine(), "cores": os.cpu_count(), **versions}
+
+
+def result_of(study: Path, arm: str, seed: int) -> Path:
+    return study / "results" / f"{arm}-{seed}.json"
+
+
+def missing(study: Path, wanted: Sequence[str], seeds: int) -> list[tuple[str, int]]:
+    """The arms and seeds without a result, in the order they are to be done."""
+    return [job for job in arms.jobs(seeds) if job[0] in wanted and not result_of(study, *job).exists()]
+
+
+def start_worker(log: Path) -> None:
+    """Send all that this process says, and what it starts, to a file; let it fork, as the trainer does by itself."""
+    multiprocessing.set_start_method("fork", force=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def run_in_time(scale: Scale, study: Path, arm: str, seed: int, until: float) -> str:
+    """A job of the pool: done, or left for the next call when the time is up."""
+    if time.monotonic() > until:
+        return f"{arm}-{seed} left for the next call"
+    run_job(scale, study, arm, seed)
+    return f"{arm}-{seed} done"
+
+
+if __name__ == "__main__":
+    main()
