@@ -83,7 +83,7 @@ def test_arms_differ_in_nothing_but_the_loss_and_the_labels(scale, tmp_path):
     for name, arm in arms.ARMS.items():
         settings = arms.training_config(arm, SCALES[scale], tmp_path, tmp_path / "model", tmp_path / "out", seed=1)
         load(arms.write_toml(tmp_path / f"{name}.toml", settings))
-        made[name] = {**settings, "loss": None, "data": {**settings["data"], "dataset": None}}
+        made[name] = {**settings, "method": None, "loss": None, "data": {**settings["data"], "dataset": None}}
     assert all(settings == made["sft"] for settings in made.values())
 
 
