@@ -33,7 +33,7 @@ labels: | $(UV)  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=.
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync python pipelines/label.py --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
-demo: labels  ## after that, train a tiny model with and without vision labels on a CPU and compare: out/demo
+demo: labels  ## after that, train a tiny model by SFT, BASIC and DV-SFT on a CPU and compare: out/demo
 	@$(STUDY) sync -q --frozen --inexact --all-packages
 	@rm -rf out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(STUDY) run -q --no-sync python -m study.demo --out out/demo

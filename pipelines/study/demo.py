@@ -1,8 +1,8 @@
-"""What `make demo` runs: a small random model trained twice on drawn pages, with and without vision labels, judged.
+"""What `make demo` runs: a small random model trained on drawn pages by SFT, BASIC and DV-SFT, and judged.
 
     PYTHONPATH=pipelines python -m study.demo --out out/demo
 
-Both arms share model, seed, pages, order, steps and learning rate; they train side by side, a process each.
+All arms share model, seed, pages, order, steps and learning rate; they train side by side, a process each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from study import arms, run
 from study.scales import SCALES, Scale
 
-COMPARED = ("sft", "dv-sft")
+COMPARED = ("sft", "basic", "dv-sft")
 
 
 def prepare(scale: Scale, out: Path) -> None:
@@ -43,11 +43,11 @@ def train_and_judge(scale: Scale, out: Path, arm: str) -> None:
 
 
 def train_all(scale: Scale, out: Path) -> None:
-    """Both arms at once, with one progress bar over their steps."""
+    """All arms at once, with one progress bar over their steps."""
     logs = [out / "trained" / arm / "log.jsonl" for arm in COMPARED]
     with run.start_workers(len(COMPARED), out / "log.txt") as pool:
         waiting = [pool.submit(train_and_judge, scale, out, arm) for arm in COMPARED]
-        with tqdm(total=len(COMPARED) * scale.steps, unit="step", desc="training SFT and DV-SFT") as bar:
+        with tqdm(total=len(COMPARED) * scale.steps, unit="step", desc="training all arms") as bar:
             while not all(future.done() for future in waiting):
                 time.sleep(1)
                 bar.update(sum(log.read_text().count("\n") for log in logs if log.exists()) - bar.n)
@@ -56,7 +56,7 @@ def train_all(scale: Scale, out: Path) -> None:
 
 
 def last_screen(out: Path) -> str:
-    """What came out, both arms side by side, whichever way it fell."""
+    """What came out, the arms side by side, whichever way it fell."""
     lines = [f"{'':10}{'steps':>8}{'forward passes':>17}{'answers right':>16}{'lens recall@1':>16}{'@5':>8}"]
     for arm in COMPARED:
         steps = len((out / "trained" / arm / "log.jsonl").read_text().splitlines())
@@ -74,9 +74,9 @@ def last_screen(out: Path) -> str:
             *lines,
             "",
             f"answers, DV-SFT - SFT: {gain['mean']:+.1f} points, {interval}",
-            f"({gain['n']} questions on pages that neither has seen; paired bootstrap over pages)",
+            f"({gain['n']} questions on pages that none has seen; paired bootstrap over pages)",
             "",
-            "Same random model, seed, pages, questions, order, learning rate; one forward pass a step in both.",
+            "Same random model, seed, pages, questions, order, learning rate; one forward pass a step in all.",
             "The lens asks what a model reads AT each patch that holds a word.",
             "",
             f"the report:        {out}/report/report.html",

@@ -154,14 +154,16 @@ def test_the_page_says_what_the_stored_figures_give(stored, tmp_path):
         assert plot.name in document.read_text() and (ROOT / "docs/study" / plot.name).is_file()
 
 
-def test_the_demo_ends_with_both_arms_side_by_side(tmp_path):
+def test_the_demo_ends_with_its_arms_side_by_side(tmp_path):
     said = run("study.demo", "--scale", "test", "--out", tmp_path / "demo")
     screen = said[said.index("forward passes") :].splitlines()
-    for line, name in zip(screen[1:3], ("SFT", "DV-SFT"), strict=True):
+    for line, name in zip(screen[1:4], ("SFT", "BASIC", "DV-SFT"), strict=True):
         found = line.split()
         assert found[:3] == [name, str(SCALES["test"].steps), str(SCALES["test"].steps)]
         assert all(0 <= float(share.rstrip("%")) <= 100 for share in found[3:])
-    for page in ("report/report.html", "runs/sft/lens.html", "runs/dv-sft/lens.html"):
+    names = ("sft", "basic", "dv-sft")
+    for page in ("report/report.html", *(f"runs/{name}/lens.html" for name in names)):
         assert f"{tmp_path}/demo/{page}" in said and (tmp_path / "demo" / page).is_file()
-    configs = [json.loads((tmp_path / f"demo/trained/{arm}/run.json").read_text()) for arm in ("sft", "dv-sft")]
-    assert configs[0]["samples_sha256"] == configs[1]["samples_sha256"]
+    configs = [json.loads((tmp_path / f"demo/trained/{name}/run.json").read_text()) for name in names]
+    assert len({config["samples_sha256"] for config in configs}) == 1
+    assert [config["config"]["method"] for config in configs] == ["sft", "basic", "dv_sft"]
