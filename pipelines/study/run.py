@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from evaluator.predictions import write_json
 from study import arms, data
 from study.scales import SCALES, Scale
 
@@ -164,12 +165,6 @@ def figures(run: Path) -> dict[str, Any]:
         "recall@5": 100 * recall["recall@5"],
         "right": "".join(str(int(value)) for _, value in right),
     }
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(content, indent=1) + "\n")
-    path.with_suffix(".part").rename(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
-PATCH = 32 * 32  # px of one visual token of the bundled processor
+from patchlabels.grid import GridSpec
+
+PATCH = GridSpec.from_folder(Path(__file__).parents[2] / "samples/processor").side ** 2  # px of one visual token
 
 
 @dataclass(frozen=True)
