@@ -29,9 +29,9 @@ help:  ## list the targets
 
 labels: | $(UV)  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=... any Beam option"
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
-	@extras=$$($(LABELS) run -q --no-sync python -m labeler.config "$(CONFIG)" "$(OUT)") && \
+	@extras=$$($(LABELS) run -q --no-sync python -m dvsft.labeler.config "$(CONFIG)" "$(OUT)") && \
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
-	@$(LABELS) run -q --no-sync python pipelines/label.py --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
+	@$(LABELS) run -q --no-sync python -m dvsft.labeler.commands.label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
 demo: labels  ## after that, train a tiny model by SFT, BASIC and DV-SFT on a CPU and compare: out/demo
 	@$(STUDY) sync -q --frozen --inexact --all-packages
@@ -46,21 +46,21 @@ study: | $(UV)  ## the experiments of docs/study.md, or what is left of them: SC
 
 filter: | $(UV)  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
 	@$(FILTER) sync -q --frozen --inexact --package dvsft-labeler
-	@extras=$$($(FILTER) run -q --no-sync python -m labeler.config "$(CONFIG)") && \
+	@extras=$$($(FILTER) run -q --no-sync python -m dvsft.labeler.config "$(CONFIG)") && \
 	$(FILTER) sync -q --frozen --inexact --package dvsft-labeler --extra filter $$extras
-	@$(FILTER) run -q --no-sync python pipelines/filter.py --config "$(CONFIG)" $(ARGS)
+	@$(FILTER) run -q --no-sync python -m dvsft.labeler.commands.filter --config "$(CONFIG)" $(ARGS)
 
 relabel: | $(UV)  ## another tokenizer, grid or policy from existing rows: FROM=folder OUT=folder CONFIG=file.toml
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
-	@$(LABELS) run -q --no-sync python pipelines/relabel.py --from "$(FROM)" --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
+	@$(LABELS) run -q --no-sync python -m dvsft.labeler.commands.relabel --from "$(FROM)" --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
 stats: | $(UV)  ## Table 1 of finished runs beside the paper's: OUT="folder folder ..."
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
-	@$(LABELS) run -q --no-sync python -m labeler.stats $(OUT)
+	@$(LABELS) run -q --no-sync python -m dvsft.labeler.runs.stats $(OUT)
 
 preview: | $(UV)  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
-	@$(LABELS) run -q --no-sync python -m labeler.preview "$(OUT)" --pages $(PAGES)
+	@$(LABELS) run -q --no-sync python -m dvsft.labeler.preview.html "$(OUT)" --pages $(PAGES)
 
 cluster-up: | $(UV)  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/cluster.md
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
@@ -71,7 +71,7 @@ cluster-down:  ## end what cluster-up started
 
 train: | $(UV)  ## install the trainer and run it in one process: CONFIG=train config; docs/training.md has the rest
 	@$(TRAIN) sync -q --frozen --inexact --package dvsft-trainer
-	@$(TRAIN) run -q --no-sync python -m trainer.train --config "$(CONFIG)" $(ARGS)
+	@$(TRAIN) run -q --no-sync python -m dvsft.trainer.train --config "$(CONFIG)" $(ARGS)
 
 evaluate: | $(UV)  ## install the evaluator and run it: ARGS="predict ..." or score, report, lens
 	@$(EVALUATE) sync -q --frozen --inexact --package dvsft-evaluator

@@ -22,15 +22,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from labeler import ink
-from labeler.assign import Policy, assign
-from labeler.config import Model, Ocr
-from labeler.engines import make_engine
-from labeler.ocr import Engine, cut_line, detect_lines, place_words
-from labeler.processor import Processor, open_processor
-from labeler.word import Box, Word
-from patchlabels import image
-from patchlabels.grid import Grid
+from dvsft.labeler.config import Model, Ocr
+from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.labels.processor import Processor, open_processor
+from dvsft.labeler.ocr import ink
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.ocr.lines import Engine, cut_line, detect_lines, place_words
+from dvsft.labeler.word import Box, Word
+from dvsft.patchlabels import image
+from dvsft.patchlabels.grid import Grid
 
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
 

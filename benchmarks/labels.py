@@ -59,10 +59,10 @@ def write_config(folder: Path, kind: str, source: Path) -> Path:
 
 def bare_engine(folder: str, threads: str) -> None:
     """The engine in a loop over the same pages, a page a thread: what no pipeline can beat."""
-    from labeler.config import Ocr
-    from labeler.engines import make_engine
-    from labeler.ocr import read_page
-    from patchlabels import image
+    from dvsft.labeler.config import Ocr
+    from dvsft.labeler.ocr.engines import make_engine
+    from dvsft.labeler.ocr.lines import read_page
+    from dvsft.patchlabels import image
 
     engine = make_engine(Ocr())
 
@@ -75,14 +75,14 @@ def bare_engine(folder: str, threads: str) -> None:
 
 def pipeline(config: str, out: str, threads: str) -> None:
     sys.path.insert(0, str(ROOT / "pipelines"))
-    import label
+    from dvsft.labeler.commands import label
 
     assert label.main(["--config", config, "--out", out, "--threads", threads]) == 0
 
 
 def relabel(source: str, config: str, out: str) -> None:
     sys.path.insert(0, str(ROOT / "pipelines"))
-    import relabel as verb
+    from dvsft.labeler.commands import relabel as verb
 
     assert verb.main(["--from", source, "--config", config, "--out", out]) == 0
 

@@ -39,7 +39,7 @@ def write_config(folder: Path, kind: str, path: str, pages_per_shard: int) -> Pa
 
 
 def label(config: Path, out: str, *flags: str, environment: dict[str, str] | None = None) -> None:
-    command = [sys.executable, str(ROOT / "pipelines/label.py"), "--config", str(config), "--out", out, *flags]
+    command = [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out", out, *flags]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
 

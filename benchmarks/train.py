@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from trainer.config import Loss
-from trainer.loss import IGNORE, TEXT
-from trainer.model import SupervisedModel, freeze
+from dvsft.trainer.config import Loss
+from dvsft.trainer.loss import IGNORE, TEXT
+from dvsft.trainer.model import SupervisedModel, freeze
 
 VOCABULARY, IMAGE_TOKEN = 151_936, 151_655
 ROPE = {

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-FONTS = Path(__file__).parents[1] / "packages/labeler/src/labeler/fonts"
+FONTS = Path(__file__).parents[1] / "packages/labeler/src/dvsft/labeler/fonts"
 FACES = {
     "sans": "LiberationSans-Regular",
     "serif": "LiberationSerif-Regular",

@@ -27,7 +27,7 @@ def real_data() -> Path:
 @pytest.fixture
 def label() -> Callable[..., int]:
     """Run the labelling pipeline in this process: label(config, out, *flags) -> exit code."""
-    import label as pipeline
+    from dvsft.labeler.commands import label as pipeline
 
     def run(config: Path, out: Path, *flags: str) -> int:
         return pipeline.main(["--config", str(config), "--out", str(out), *flags])

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from patchlabels import rows
+from dvsft.patchlabels import rows
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
-FONTS = ROOT / "packages/labeler/src/labeler/fonts"
+FONTS = ROOT / "packages/labeler/src/dvsft/labeler/fonts"
 
 
 def draw_page(text: str = "Total 42", size: tuple[int, int] = (320, 96), mode: str = "RGB") -> Image.Image:

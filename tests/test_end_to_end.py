@@ -41,13 +41,13 @@ def write_training(folder: Path) -> Path:
 
 
 def test_a_text_becomes_labels_a_checkpoint_scores_and_a_picture(tmp_path):
-    run("pipelines/label.py", "--config", write_labelling(tmp_path), "--out", tmp_path / "data")
-    run("-m", "trainer.tiny", "--processor", SAMPLES / "processor", "--output", tmp_path / "tiny")
-    run("-m", "trainer.train", "--config", write_training(tmp_path))
+    run("-m", "dvsft.labeler.commands.label", "--config", write_labelling(tmp_path), "--out", tmp_path / "data")
+    run("-m", "dvsft.trainer.tiny", "--processor", SAMPLES / "processor", "--output", tmp_path / "tiny")
+    run("-m", "dvsft.trainer.train", "--config", write_training(tmp_path))
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert len(steps) == 3 and all(step["vision_labels"] > 200 for step in steps)
 
-    model, evaluate = tmp_path / "run/final", "from evaluator.cli import main; main()"
+    model, evaluate = tmp_path / "run/final", "from dvsft.evaluator.cli import main; main()"
     predict = ["predict", "--model", model, "--benchmarks", "squad", "--data", tmp_path / "data", "--limit", "4"]
     run("-c", evaluate, *predict, "--out", tmp_path / "predictions")
     scores = run("-c", evaluate, "score", tmp_path / "predictions")

@@ -17,8 +17,8 @@ def test_the_generator_writes_the_sample_byte_for_byte(tmp_path):
     shutil.copytree(SAMPLES, copy)
     for name in MADE:
         shutil.rmtree(copy / name)
-    fonts = SAMPLES.parent / "packages/labeler/src/labeler/fonts"
-    shutil.copytree(fonts, tmp_path / "packages/labeler/src/labeler/fonts")
+    fonts = SAMPLES.parent / "packages/labeler/src/dvsft/labeler/fonts"
+    shutil.copytree(fonts, tmp_path / "packages/labeler/src/dvsft/labeler/fonts")
     subprocess.run([sys.executable, str(copy / "make.py")], check=True, capture_output=True)
     for name in MADE:
         assert run_files(copy / name) == run_files(SAMPLES / name), name

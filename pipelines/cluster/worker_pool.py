@@ -17,7 +17,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
+import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import grpc
 from apache_beam.portability.api import (
     beam_fn_api_pb2,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from patchlabels import rows
+from dvsft.patchlabels import rows
 from study.scales import Scale
 
 

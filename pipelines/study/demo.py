@@ -25,7 +25,7 @@ COMPARED = ("sft", "basic", "dv-sft")
 
 def prepare(scale: Scale, out: Path) -> None:
     """Pages, labelled, and a random model."""
-    from trainer.tiny import write_tiny
+    from dvsft.trainer.tiny import write_tiny
 
     run.write_sources(scale, out / "sources")
     run.label(scale, out, "data", ["train", "validation"], run.SEEN_FONTS, run.SEEN_SIZES)
@@ -34,7 +34,7 @@ def prepare(scale: Scale, out: Path) -> None:
 
 def train_and_judge(scale: Scale, out: Path, arm: str) -> None:
     """One arm: its training, its answers to questions on unseen pages, its lens."""
-    from trainer import train
+    from dvsft.trainer import train
 
     settings = arms.training_config(arms.ARMS[arm], scale, out, out / "model", out / "trained" / arm, seed=0)
     train.main(["--config", str(arms.write_toml(out / "configs" / f"{arm}.toml", settings))])

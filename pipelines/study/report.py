@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from evaluator import plots, stats
+from dvsft.evaluator import plots, stats
 from study.arms import ARMS, MAIN
 
 Result = dict[str, Any]

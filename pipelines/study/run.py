@@ -2,7 +2,7 @@
 
     PYTHONPATH=pipelines python -m study.run --scale cpu --out out/study-cpu [--jobs 2] [--minutes 9]
 
-Everything goes through what users type: pipelines/label.py, trainer.train and evaluate, with files between them. What
+Everything goes through what users type: the labelling command, dvsft.trainer.train and evaluate, with files between them. What
 has a result is not done again, so a study may be cut off and go on, and arms that are new are added to it.
 """
 
@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from evaluator.predictions import write_json
+from dvsft.evaluator.predictions import write_json
 from study import arms, data
 from study.scales import SCALES, Scale
 
@@ -65,7 +65,7 @@ def write_sources(scale: Scale, folder: Path) -> None:
 
 def label(scale: Scale, study: Path, name: str, sets: list[str], fonts: Sequence[str], sizes: Sequence[int]) -> None:
     """Label some of the sources into `study/name`, drawn in these fonts and sizes."""
-    import label as pipeline  # Beam: only the process that prepares the study pays for it
+    from dvsft.labeler.commands import label as pipeline  # Beam: only the process that prepares the study pays for it
 
     kinds: dict[str, dict[str, str]] = {
         "train": {"kind": "squad"},
@@ -86,7 +86,7 @@ def label(scale: Scale, study: Path, name: str, sets: list[str], fonts: Sequence
 
 def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
     """Train one arm with one seed, judge its checkpoints, write its result; the checkpoints go."""
-    from trainer import train
+    from dvsft.trainer import train
 
     name = f"{arm}-{seed}"
     output = study / "runs" / name
@@ -137,7 +137,7 @@ def judge_on(
 
 def evaluate(*arguments: str) -> None:
     """The command `evaluate`, in this process and quiet. Raises RuntimeError with what it said if it failed."""
-    from evaluator import cli
+    from dvsft.evaluator import cli
 
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
@@ -148,7 +148,7 @@ def evaluate(*arguments: str) -> None:
 
 def figures(run: Path) -> dict[str, Any]:
     """The figures of a run folder: scores in percent, recalls, and which questions were answered rightly, by id."""
-    from evaluator import compare
+    from dvsft.evaluator import compare
 
     opened = compare.open_run(run)
     scores = {

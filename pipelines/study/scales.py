@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchlabels.grid import GridSpec
+from dvsft.patchlabels.grid import GridSpec
 
 PATCH = GridSpec.from_folder(Path(__file__).parents[2] / "samples/processor").side ** 2  # px of one visual token
 

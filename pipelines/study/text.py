@@ -16,12 +16,12 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup
 
+from dvsft.trainer.batch import INSTRUCTIONS
+from dvsft.trainer.graft import COPIED, graft
+from dvsft.trainer.loss import IGNORE
+from dvsft.trainer.tiny import tiny_config, write_tiny
 from study import data
 from study.scales import Scale
-from trainer.batch import INSTRUCTIONS
-from trainer.graft import COPIED, graft
-from trainer.loss import IGNORE
-from trainer.tiny import tiny_config, write_tiny
 
 
 def build(processor: Path, output: Path, scale: Scale) -> None:

@@ -1,13 +1,13 @@
 """What Google Dataflow would be asked for. Nothing is sent: the translation is all that can be tested without an
 account."""
 
-import label
 import pytest
 from support import SAMPLES
 
-from labeler.config import load
-from labeler.run import prepare
-from labeler.transforms import LabelShards
+from dvsft.labeler.commands import label
+from dvsft.labeler.config import load
+from dvsft.labeler.runs.folder import prepare
+from dvsft.labeler.stages import LabelShards
 
 IMAGE = "europe-docker.pkg.dev/project/images/dvsft-labeler:1"
 

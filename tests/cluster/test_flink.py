@@ -22,7 +22,7 @@ DOWNLOADS = ROOT / ".flink/jars"
 
 
 def command(config: Path, out: Path | str, *flags: str) -> list[str]:
-    return [sys.executable, str(ROOT / "pipelines/label.py"), "--config", str(config), "--out", str(out), *flags]
+    return [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out", str(out), *flags]
 
 
 def label(config: Path, out: Path | str, *flags: str) -> subprocess.CompletedProcess:

@@ -12,8 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only wait for
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from patchlabels import rows
-from patchlabels.grid import GridSpec
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

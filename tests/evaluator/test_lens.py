@@ -9,9 +9,9 @@ import pytest
 import torch
 from evaluator_fixtures import tiny_model
 
-from evaluator import cli, lens
-from patchlabels import rows
-from patchlabels.image import decode
+from dvsft.evaluator import cli, lens
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.image import decode
 
 TRAINING_SECONDS = 60
 

@@ -15,9 +15,9 @@ import pytest
 from evaluator_fixtures import DATA, picture, write_json
 from PIL import Image
 
-from evaluator import benchmarks, cli, endpoint, layouts, predict, predictions, score, submission
+from dvsft.evaluator import benchmarks, cli, endpoint, layouts, predict, predictions, score, submission
 
-EVALUATE = [sys.executable, "-m", "evaluator.cli"]
+EVALUATE = [sys.executable, "-m", "dvsft.evaluator.cli"]
 
 
 def lines_of(run, name):
@@ -68,7 +68,7 @@ def test_every_benchmark_runs_on_a_tiny_model_and_is_scored(model_folder, data_f
 
 
 def test_batched_left_padded_answers_are_those_of_single_samples(model_folder):
-    from evaluator import generate
+    from dvsft.evaluator import generate
 
     loaded = generate.load(str(model_folder))
     loaded.model.generation_config.eos_token_id = None  # so that answers are long enough to differ
@@ -82,7 +82,7 @@ def test_batched_left_padded_answers_are_those_of_single_samples(model_folder):
 def test_next_tokens_of_a_batch_are_those_of_single_samples(model_folder):
     import torch
 
-    from evaluator import generate
+    from dvsft.evaluator import generate
 
     loaded = generate.load(str(model_folder))
     images = [Image.new("RGB", size, colour) for size, colour in (((256, 256), "red"), ((320, 640), "blue"))]
@@ -95,7 +95,7 @@ def test_next_tokens_of_a_batch_are_those_of_single_samples(model_folder):
 
 
 def test_pixel_limits_are_those_asked_for_and_not_the_processors_own(model_folder):
-    from evaluator import generate
+    from dvsft.evaluator import generate
 
     loaded = generate.load(str(model_folder), patches=(64, 100))
     batch = loaded.processor.image_processor(images=[Image.new("RGB", (2000, 2000))], return_tensors="pt")
@@ -108,7 +108,7 @@ def test_pixel_limits_are_those_asked_for_and_not_the_processors_own(model_folde
 def test_out_of_memory_halves_the_batch_and_spares_the_run(monkeypatch):
     import torch
 
-    from evaluator import generate
+    from dvsft.evaluator import generate
 
     def fails_above_two(loaded, prompts, images, max_new_tokens):
         if len(prompts) > 2 or prompts == ["huge"]:

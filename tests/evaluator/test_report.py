@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from evaluator_fixtures import DATA
 
-from evaluator import benchmarks, browser, cli, compare, plots, predict, predictions, report
+from dvsft.evaluator import benchmarks, browser, cli, compare, plots, predict, predictions, report
 
 EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> $x$ | `code`"
 NAMES = ("docvqa", "chartqa", "mme", "transcription-contextual")
@@ -181,7 +181,7 @@ def assert_nothing_ran(opened):
 
 
 def test_the_lens_page_shows_labels_and_readings_in_a_real_browser(chromium, model_folder, labels_folder, tmp_path):
-    from evaluator import lens
+    from dvsft.evaluator import lens
 
     path = lens.write({"model": str(model_folder)}, labels_folder, tmp_path, pages=2, pictures=2)
     chromium.get(path.as_uri())
@@ -198,7 +198,7 @@ def test_the_lens_page_shows_labels_and_readings_in_a_real_browser(chromium, mod
 
 
 def test_every_entry_names_scorers_that_exist_and_says_where_its_data_is():
-    from evaluator import scorers
+    from dvsft.evaluator import scorers
 
     for entry in benchmarks.ENTRIES:
         for metric in (*entry.metrics, *entry.group_metrics.values()):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluator_fixtures import DATA
 
-from evaluator import benchmarks, cli, compare, predictions, score, stats
+from dvsft.evaluator import benchmarks, cli, compare, predictions, score, stats
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
 
@@ -117,7 +117,7 @@ def test_bad_lines_are_counted_by_reason_and_never_dropped_silently(write_lines)
 
 
 def test_score_and_report_do_not_import_torch():
-    code = "import sys, evaluator.cli, evaluator.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, dvsft.evaluator.cli, dvsft.evaluator.report; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

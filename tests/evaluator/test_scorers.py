@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator import benchmarks, evalai, score, scorer_sets, scorers
+from dvsft.evaluator import benchmarks, evalai, score, scorer_sets, scorers
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from labeler.assign import Policy, assign
-from labeler.word import Word
-from patchlabels.grid import GridSpec
+from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.word import Word
+from dvsft.patchlabels.grid import GridSpec
 
 SPEC = GridSpec(16, 2, 65536, 2097152)
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from labeler import attempts
-from labeler.attempts import Attempt
-from labeler.page import Page, Reject
-from labeler.plan import Shard
+from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.runs import attempts
+from dvsft.labeler.runs.attempts import Attempt
+from dvsft.labeler.runs.plan import Shard
 
 PAGES = [Page(id=name) for name in ("a", "poison", "b")]
 

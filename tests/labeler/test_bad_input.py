@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from label import beam_options, execute
 from PIL import Image
 from support import draw_page, encode, read_all, rejects
 
-from labeler import stats
-from labeler.config import load
-from labeler.run import prepare
-from labeler.transforms import LabelShards
+from dvsft.labeler.commands.label import beam_options, execute
+from dvsft.labeler.config import load
+from dvsft.labeler.runs import stats
+from dvsft.labeler.runs.folder import prepare
+from dvsft.labeler.stages import LabelShards
 
 
 def bad_inputs() -> dict[str, bytes]:
@@ -145,16 +145,16 @@ def test_questions_of_the_wrong_shape_cost_no_page(write_config, label, tmp_path
 
 
 def test_an_error_no_stage_foresaw_is_one_rejected_page(write_config, label, tmp_path, monkeypatch):
-    import labeler.shard
+    import dvsft.labeler.runs.shard
 
-    real = labeler.shard.render_page
+    real = dvsft.labeler.runs.shard.render_page
 
     def fragile(text, *arguments, **settings):
         if "bomb" in text:
             raise ZeroDivisionError("boom")
         return real(text, *arguments, **settings)
 
-    monkeypatch.setattr(labeler.shard, "render_page", fragile)
+    monkeypatch.setattr(dvsft.labeler.runs.shard, "render_page", fragile)
     (tmp_path / "d.jsonl").write_text('{"id": "a", "text": "bomb"}\n{"id": "b", "text": "fine"}\n')
     config = write_config("documents", tmp_path / "d.jsonl", output={"max_reject_share": 0.5})
     assert label(config, tmp_path / "out") == 0

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from support import ROOT
 
-from labeler.config import ConfigError, extras, load, parse
+from dvsft.labeler.config import ConfigError, extras, load, parse
 
 MINIMAL = {"source": [{"kind": "images", "path": "pages"}], "model": {"processor": "p"}}
 

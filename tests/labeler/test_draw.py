@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 from support import SAMPLES, read_all, rejects, run_files
 
-from labeler.config import Draw, Source
-from labeler.draw import draw_words
-from labeler.page import Page, Reject, SourceError
-from labeler.sources import read_source
+from dvsft.labeler.config import Draw, Source
+from dvsft.labeler.page import Page, Reject, SourceError
+from dvsft.labeler.sources.read import read_source
+from dvsft.labeler.sources.sample import draw_words
 
 CORPUS = ["the cat sat on the mat", "the dog", "a\ncat  and the extraordinary hippopotamus"]
 

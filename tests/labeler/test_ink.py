@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from support import FONTS, SAMPLES
 
-from labeler import ink
-from labeler.config import Ocr
+from dvsft.labeler.config import Ocr
+from dvsft.labeler.ocr import ink
 
 FONT = ImageFont.truetype(str(FONTS / "LiberationSerif-Regular.ttf"), 24)
 WORDS = ("Quality,", "jumps", "i.e.", "42%")

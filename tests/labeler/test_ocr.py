@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from support import SAMPLES, draw_page
 
-from labeler.config import Ocr
-from labeler.engines import make_engine
-from labeler.ocr import EngineError, Reading, cut_line, place_words, read_page
-from patchlabels import image
+from dvsft.labeler.config import Ocr
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.ocr.lines import EngineError, Reading, cut_line, place_words, read_page
+from dvsft.patchlabels import image
 
 
 def reading(text: str, **changes) -> Reading:

@@ -8,19 +8,20 @@ import sys
 import time
 from dataclasses import replace
 
-import filter as pipeline
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import ROOT, SAMPLES, read_all, run_files
+from support import SAMPLES, read_all, run_files
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from labeler import filter as filtering
-from labeler import perplexity, stats
-from labeler.config import Filter, load
-from labeler.filter import TEMPLATE, left_out_because, read_perplexities
-from labeler.page import Page
-from patchlabels.rows import open_shard
+from dvsft.labeler.commands import filter as pipeline
+from dvsft.labeler.config import Filter, load
+from dvsft.labeler.filtering import perplexity
+from dvsft.labeler.filtering import select as filtering
+from dvsft.labeler.filtering.select import TEMPLATE, left_out_because, read_perplexities
+from dvsft.labeler.page import Page
+from dvsft.labeler.runs import stats
+from dvsft.patchlabels.rows import open_shard
 
 
 def write_model(folder, tokenizer, window=1024):
@@ -343,7 +344,7 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(scored, filter_confi
     run, _ = scored
     config = filter_config(perplexities="killed")
     out = config.parent / "killed"
-    command = [sys.executable, str(ROOT / "pipelines/filter.py"), "--config", str(config)]
+    command = [sys.executable, "-m", "dvsft.labeler.commands.filter", "--config", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 200
     while len(list(out.glob("perplexities/*/*.parquet"))) < 2:

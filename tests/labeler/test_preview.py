@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from support import SAMPLES
 
-from labeler.preview import write_preview
-from labeler.settings import RunError
+from dvsft.labeler.preview.html import write_preview
+from dvsft.labeler.runs.identity import RunError
 
 HOSTILE = "</script><script>alert(1)</script> <img/src=x/onerror=alert(2)> <!-- & \u2028 plain"
 

@@ -6,8 +6,8 @@ import pytest
 from support import read_all
 
 from benchmarks.corners import funsd_pages, measure
-from labeler import stats
-from labeler.config import Ocr
+from dvsft.labeler.config import Ocr
+from dvsft.labeler.runs import stats
 
 PAPER_GRID = {"min_pixels": 65536, "max_pixels": 2097152}
 
@@ -32,7 +32,7 @@ def test_funsd_labels_sit_where_the_human_words_end(real_data):
 @pytest.fixture(scope="module")
 def squad(real_data, tmp_path_factory):
     """The 800 SQuAD paragraphs, rendered and labelled for the real Qwen3-VL."""
-    import label
+    from dvsft.labeler.commands import label
 
     folder = tmp_path_factory.mktemp("squad")
     (folder / "run.toml").write_text(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from labeler.page import Unusable
-from labeler.render import FONTS, GAP, contrast, draw_colours, render_page
-from patchlabels import image
-from patchlabels.grid import GridSpec
+from dvsft.labeler.labels.render import FONTS, GAP, contrast, draw_colours, render_page
+from dvsft.labeler.page import Unusable
+from dvsft.patchlabels import image
+from dvsft.patchlabels.grid import GridSpec
 
 SPEC = GridSpec(16, 2, 65536, 2097152)
 TEXT = "The mill, built in 1873 by Ødegård & Sons, ground rye; its wheel (6.5 m wide) stood “idle” for years. " * 3

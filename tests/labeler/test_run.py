@@ -8,13 +8,14 @@ import sys
 import time
 
 import pytest
-import relabel
-from support import ROOT, SAMPLES, draw_page, encode, read_all, run_files
+from support import SAMPLES, draw_page, encode, read_all, run_files
 from tokenizers import Tokenizer
 
-from labeler import stats, transforms
-from labeler.engines import make_engine
-from labeler.settings import RunError
+from dvsft.labeler import stages as transforms
+from dvsft.labeler.commands import relabel
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.runs import stats
+from dvsft.labeler.runs.identity import RunError
 
 SMALL = {"pages_per_shard": 3}
 
@@ -114,7 +115,7 @@ def undisturbed(tmp_path_factory) -> tuple[list[str], dict[str, bytes]]:
         f'[[source]]\nkind = "documents"\npath = "{folder}/d.jsonl"\n[model]\nprocessor = "{SAMPLES}/processor"\n'
         "[output]\npages_per_shard = 4\n"
     )
-    command = [sys.executable, str(ROOT / "pipelines/label.py"), "--config", str(config), "--out"]
+    command = [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out"]
     subprocess.run([*command, str(folder / "out")], check=True, capture_output=True)
     return command, run_files(folder / "out")
 

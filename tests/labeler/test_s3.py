@@ -35,7 +35,7 @@ def test_labels_go_from_s3_to_s3_resume_and_can_be_looked_at(bucket, tmp_path):
         '[[source]]\nkind = "documents"\npath = "s3://labels/in"\n'
         f'[model]\nprocessor = "{SAMPLES}/processor"\n[output]\npages_per_shard = 4\n'
     )
-    command = ("pipelines/label.py", "--config", str(tmp_path / "run.toml"), "--out", "s3://labels/out")
+    command = ("-m", "dvsft.labeler.commands.label", "--config", str(tmp_path / "run.toml"), "--out", "s3://labels/out")
     done = run(*command)
     assert done.returncode == 0, done.stderr
     whole = keys(bucket)
@@ -43,5 +43,5 @@ def test_labels_go_from_s3_to_s3_resume_and_can_be_looked_at(bucket, tmp_path):
     bucket.delete_object(Bucket="labels", Key="out/labels/documents-train/00001-of-00003.parquet")
     assert run(*command).returncode == 0
     assert keys(bucket) == whole
-    shown = run("-m", "labeler.preview", "s3://labels/out", "--pages", "2")
+    shown = run("-m", "dvsft.labeler.preview.html", "s3://labels/out", "--pages", "2")
     assert shown.stdout.strip() == "s3://labels/out/preview.html", shown.stderr

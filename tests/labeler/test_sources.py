@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import SAMPLES, draw_page
 
-from labeler import hub
-from labeler.config import Source
-from labeler.page import Page, Reject
-from labeler.sources import SourceError, read_source
+from dvsft.labeler.config import Source
+from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.sources import hub
+from dvsft.labeler.sources.read import SourceError, read_source
 
 
 def read(**fields):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from support import SAMPLES
 
-from patchlabels.grid import Grid, GridError, GridSpec
+from dvsft.patchlabels.grid import Grid, GridError, GridSpec
 
 SPEC = GridSpec(patch=16, merge=2, min_pixels=65536, max_pixels=2097152)
 

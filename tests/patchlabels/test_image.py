@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from support import draw_page
 
-from patchlabels.image import MAX_IMAGE_PIXELS, ImageError, decode
+from dvsft.patchlabels.image import MAX_IMAGE_PIXELS, ImageError, decode
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

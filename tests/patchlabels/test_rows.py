@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from support import SAMPLES, draw_page
 
-from patchlabels import rows
-from patchlabels.grid import GridSpec
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
 
 SPEC = GridSpec(16, 2, 65536, 2097152)
 

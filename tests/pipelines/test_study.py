@@ -16,9 +16,9 @@ from support import ROOT, SAMPLES
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from patchlabels import rows
-from trainer.config import load
-from trainer.loss import IGNORE
+from dvsft.patchlabels import rows
+from dvsft.trainer.config import load
+from dvsft.trainer.loss import IGNORE
 
 pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
 

@@ -21,7 +21,7 @@ def processor_folder():
 @pytest.fixture(scope="session")
 def tiny(processor_folder, tmp_path_factory):
     """Folder of a tiny random Qwen3-VL checkpoint with tied embeddings."""
-    from trainer.tiny import write_tiny
+    from dvsft.trainer.tiny import write_tiny
 
     return write_tiny(processor_folder, tmp_path_factory.mktemp("tiny"))
 

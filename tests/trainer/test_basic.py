@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from trainer_fixtures import GRID, draw_page, make_config, write_toml
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
 
-from trainer.basic import ImageStates, direction_loss, layer_weights, record, semantics_loss
-from trainer.batch import FILLER, Encoder
-from trainer.config import Loss
-from trainer.model import SupervisedModel, part_of
-from trainer.tiny import tiny_config
-from trainer.track import read_log
+from dvsft.trainer.basic import ImageStates, direction_loss, layer_weights, record, semantics_loss
+from dvsft.trainer.batch import FILLER, Encoder
+from dvsft.trainer.config import Loss
+from dvsft.trainer.model import SupervisedModel, part_of
+from dvsft.trainer.tiny import tiny_config
+from dvsft.trainer.track import read_log
 
 D, VOCABULARY, LAYERS = 24, 97, 6
 
@@ -253,7 +253,7 @@ def test_a_batch_without_images_has_the_text_loss_and_its_gradients_alone(proces
 @pytest.fixture(scope="module")
 def trained(tiny, labels, tmp_path_factory):
     """Folder of a BASIC run by the command, with the parts of arXiv 2605.26656's run, resumed once."""
-    from trainer.train import main
+    from dvsft.trainer.train import main
 
     output = tmp_path_factory.mktemp("basic") / "run"
     config = make_config(

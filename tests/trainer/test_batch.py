@@ -7,12 +7,12 @@ from PIL import Image
 from trainer_fixtures import GRID, ROOT, WORDS, draw_page, text_page
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from patchlabels.grid import GridSpec
-from trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example
-from trainer.config import Loss
-from trainer.data import DataError
-from trainer.loss import IGNORE, TEXT
-from trainer.model import SupervisedModel
+from dvsft.patchlabels.grid import GridSpec
+from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example
+from dvsft.trainer.config import Loss
+from dvsft.trainer.data import DataError
+from dvsft.trainer.loss import IGNORE, TEXT
+from dvsft.trainer.model import SupervisedModel
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def model(tiny):
 
 
 def example_of(page, turns=(("Which word?", "total"),)):
-    from patchlabels import image
+    from dvsft.patchlabels import image
 
     picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
     labels = page["patch_index"], page["token_id"]
@@ -206,10 +206,10 @@ def test_the_text_loss_equals_transformers_own(encoder, model, pages):
 def test_length_limits_hold_to_the_token(encoder, processor_folder, tmp_path):
     from trainer_fixtures import write_shard
 
-    from patchlabels.rows import tokenizer_sha256
-    from trainer.batch import make_example
-    from trainer.config import Dataset
-    from trainer.data import Mixture, Sample
+    from dvsft.patchlabels.rows import tokenizer_sha256
+    from dvsft.trainer.batch import make_example
+    from dvsft.trainer.config import Dataset
+    from dvsft.trainer.data import Mixture, Sample
 
     page = draw_page(0, processor_folder, qa=[("Which word is it? " * 9, "total")])
     pages = [page, text_page(1, processor_folder, qa=[("7" * 300, "total")])]  # a token a byte
@@ -231,10 +231,10 @@ def test_length_limits_hold_to_the_token(encoder, processor_folder, tmp_path):
 def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(processor_folder, tmp_path):
     from trainer_fixtures import write_shard
 
-    from patchlabels.rows import tokenizer_sha256
-    from trainer.batch import make_example
-    from trainer.config import Dataset
-    from trainer.data import Mixture, Sample
+    from dvsft.patchlabels.rows import tokenizer_sha256
+    from dvsft.trainer.batch import make_example
+    from dvsft.trainer.config import Dataset
+    from dvsft.trainer.data import Mixture, Sample
 
     page = draw_page(7, processor_folder)
     page["image"]["bytes"] = page["image"]["bytes"][:200]

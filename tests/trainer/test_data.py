@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from trainer_fixtures import GRID, draw_page, text_page, write_shard
 
-from patchlabels import rows
-from patchlabels.rows import ContractError, tokenizer_sha256
-from trainer.config import ConfigError, Dataset
-from trainer.data import DataError, Mixture, Pages, micro_batches, pad_to_steps
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
+from dvsft.trainer.config import ConfigError, Dataset
+from dvsft.trainer.data import DataError, Mixture, Pages, micro_batches, pad_to_steps
 
 
 def pages_of(folder, processor_folder):

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 from trainer_fixtures import draw_page, make_config, write_shard, write_toml
 
-from patchlabels import image
-from trainer import inspect
+from dvsft.patchlabels import image
+from dvsft.trainer import inspect
 
 
 def test_the_page_shows_each_label_beside_its_patch_and_escapes_all_text(tiny, processor_folder, tmp_path):

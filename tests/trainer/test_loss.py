@@ -6,7 +6,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 
-from trainer.loss import TEXT, row_loss, text_token_loss, visual_token_loss
+from dvsft.trainer.loss import TEXT, row_loss, text_token_loss, visual_token_loss
 
 D, VOCABULARY = 24, 97
 
@@ -174,7 +174,7 @@ def test_the_example_in_the_docs_runs_and_trains_the_head(tiny, processor_folder
 
     from trainer_fixtures import ROOT, draw_page
 
-    from patchlabels import image
+    from dvsft.patchlabels import image
 
     page = draw_page(0, processor_folder)
     names = {

@@ -5,8 +5,8 @@ from torch import nn
 from trainer_fixtures import ROOT
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from trainer.config import Lora, Model
-from trainer.model import PARTS, ModelError, audit, freeze, hash_frozen, load_model, part_of
+from dvsft.trainer.config import Lora, Model
+from dvsft.trainer.model import PARTS, ModelError, audit, freeze, hash_frozen, load_model, part_of
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_the_hash_sees_any_frozen_weight_move_and_ignores_trained_ones(model):
 def test_a_run_whose_frozen_weights_move_ends_with_an_error(tiny, labels, tmp_path, monkeypatch):
     from trainer_fixtures import make_config
 
-    from trainer import train as training
+    from dvsft.trainer import train as training
 
     real = training.train_step
 
@@ -142,8 +142,8 @@ def test_bfloat16_is_loaded_as_such(tiny):
 def test_a_grafted_model_is_the_text_model_on_text_and_the_donor_s_encoder_on_images(tiny, processor_folder, tmp_path):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from trainer.checkpoint import copy_processor
-    from trainer.graft import graft
+    from dvsft.trainer.checkpoint import copy_processor
+    from dvsft.trainer.graft import graft
 
     donor = AutoModelForImageTextToText.from_pretrained(tiny)
     for tied in (True, False):
@@ -177,7 +177,7 @@ def test_a_grafted_model_is_the_text_model_on_text_and_the_donor_s_encoder_on_im
 def test_grafting_models_that_do_not_fit_is_refused(tiny):
     from types import SimpleNamespace
 
-    from trainer.graft import grafted_config
+    from dvsft.trainer.graft import grafted_config
 
     donor = AutoConfig.from_pretrained(tiny)
     with pytest.raises(ModelError, match=r"width 65 .* width 64"):

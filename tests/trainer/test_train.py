@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from trainer_fixtures import draw_page, make_config, text_page, write_shard, write_toml
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from trainer.checkpoint import PROCESSOR_FILES, ResumeError
-from trainer.config import ConfigError
-from trainer.tiny import write_tiny
-from trainer.track import read_log
-from trainer.train import train
+from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
+from dvsft.trainer.config import ConfigError
+from dvsft.trainer.tiny import write_tiny
+from dvsft.trainer.track import read_log
+from dvsft.trainer.train import train
 
 STAGES = (0, 1, 2, 3)
 BASIC = {
@@ -255,7 +255,7 @@ def test_tensorboard_holds_every_figure_of_every_step(one_rank):
 def test_other_trackers_are_called_by_name(name, monkeypatch, tmp_path):
     from types import SimpleNamespace
 
-    from trainer.track import open_tracker
+    from dvsft.trainer.track import open_tracker
 
     calls = []
     run = SimpleNamespace(log=lambda figures, step: calls.append((figures, step)))
@@ -277,7 +277,7 @@ def test_a_killed_run_resumes_to_the_exact_losses_of_the_undisturbed_one(tiny, l
 
     config = make_config(tmp_path / "killed", tiny, labels, **settings)
     path = write_toml(tmp_path / "killed.toml", config)
-    command = [sys.executable, "-m", "trainer.train", "--config", str(path)]
+    command = [sys.executable, "-m", "dvsft.trainer.train", "--config", str(path)]
     with subprocess.Popen(command, env=alone(), stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed/state/resume.json").exists() and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
 import pytest
 from trainer_fixtures import ROOT
 
-from trainer.config import Config, ConfigError, build, load
+from dvsft.trainer.config import Config, ConfigError, build, load
 
 MINIMAL = """
 output = "out"

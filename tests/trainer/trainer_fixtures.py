@@ -9,11 +9,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tokenizers import Tokenizer
 
-from patchlabels import rows
-from patchlabels.grid import GridSpec
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
 
 ROOT = Path(__file__).parents[2]
-FONT = next((ROOT / "packages/labeler/src/labeler/fonts").glob("*.ttf"), None)
+FONT = next((ROOT / "packages/labeler/src/dvsft/labeler/fonts").glob("*.ttf"), None)
 COLOURS = [
     "red",
     "lime",
@@ -115,7 +115,7 @@ def write_toml(path, config):
 
 def make_config(output, model, labels, **changes):
     """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3."""
-    from trainer.config import Config, build
+    from dvsft.trainer.config import Config, build
 
     table = {
         "output": str(output),

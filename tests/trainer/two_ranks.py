@@ -10,8 +10,8 @@ import sys
 
 from torch import distributed
 
-from trainer.config import load
-from trainer.train import train
+from dvsft.trainer.config import load
+from dvsft.trainer.train import train
 
 if __name__ == "__main__":
     for path in (argument for argument in sys.argv[1:] if argument.endswith(".toml")):

@@ -4,9 +4,9 @@ kills its worker at once, as a crash in native code does."""
 import os
 import time
 
-import labeler.shard
+import dvsft.labeler.runs.shard
 
-label_text = labeler.shard.label_text
+label_text = dvsft.labeler.runs.shard.label_text
 
 
 def label_slowly_or_die(page, *arguments):
@@ -17,4 +17,4 @@ def label_slowly_or_die(page, *arguments):
     return label_text(page, *arguments)
 
 
-labeler.shard.label_text = label_slowly_or_die
+dvsft.labeler.runs.shard.label_text = label_slowly_or_die

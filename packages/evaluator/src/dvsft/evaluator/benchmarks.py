@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from evaluator import hub, layouts
-from evaluator.hub import HubSource
-from evaluator.layouts import DataError, Sample
+from dvsft.evaluator import hub, layouts
+from dvsft.evaluator.hub import HubSource
+from dvsft.evaluator.layouts import DataError, Sample
 
 TEST_INSTRUCTION = "Answer the question using a single word or phrase."
 TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # (ours)

@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from evaluator import benchmarks
-from evaluator.compare import Run, right
-from evaluator.layouts import DataError, Sample
-from patchlabels.image import ImageError, decode
+from dvsft.evaluator import benchmarks
+from dvsft.evaluator.compare import Run, right
+from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.patchlabels.image import ImageError, decode
 
 LONGEST_SIDE = 1000
 TALLEST = 1600

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluator import benchmarks, predict, predictions, score
-from evaluator.scorer_sets import SCORER_SETS
+from dvsft.evaluator import benchmarks, predict, predictions, score
+from dvsft.evaluator.scorer_sets import SCORER_SETS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,15 +95,15 @@ def run_predict(options: argparse.Namespace) -> None:
 def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> list[Callable[[], predict.Answerer]]:
     """A maker of an answerer for each process. torch is imported only where a local model is used."""
     if options.endpoint:
-        from evaluator import endpoint
-        from patchlabels.grid import GridSpec
+        from dvsft.evaluator import endpoint
+        from dvsft.patchlabels.grid import GridSpec
 
         grid = None
         if Path(options.model).is_dir():
             area = GridSpec.from_folder(options.model).side ** 2
             grid = GridSpec.from_folder(options.model, patches[0] * area, patches[1] * area)
         return [partial(endpoint.connect, options.endpoint, grid)]
-    from evaluator import generate
+    from dvsft.evaluator import generate
 
     devices = options.devices.split(",") if options.devices else generate.devices()
     return [partial(generate.load, options.model, device, patches) for device in devices]
@@ -154,7 +154,7 @@ def add_report(verb: argparse.ArgumentParser) -> None:
 
 
 def run_report(options: argparse.Namespace) -> None:
-    from evaluator import report
+    from dvsft.evaluator import report
 
     report.write(options.runs, options.out, data_places(options.data), options.samples, options.scorer_set)
 
@@ -171,7 +171,7 @@ def add_lens(verb: argparse.ArgumentParser) -> None:
 
 
 def run_lens(options: argparse.Namespace) -> None:
-    from evaluator import generate, lens
+    from dvsft.evaluator import generate, lens
 
     models = {"model": options.model} | ({"base": options.base} if options.base else {})
     device = options.device or generate.devices()[0]

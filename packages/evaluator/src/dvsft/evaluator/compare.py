@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluator import benchmarks, paper, predictions, score, stats
-from evaluator.score import LOWER_IS_BETTER, Item
+from dvsft.evaluator import benchmarks, paper, predictions, score, stats
+from dvsft.evaluator.score import LOWER_IS_BETTER, Item
 
 
 @dataclass(frozen=True, eq=False)

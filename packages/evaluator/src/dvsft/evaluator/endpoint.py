@@ -15,8 +15,8 @@ from typing import Any
 
 from PIL import Image
 
-from evaluator.predict import Answer, PredictError
-from patchlabels.grid import GridSpec
+from dvsft.evaluator.predict import Answer, PredictError
+from dvsft.patchlabels.grid import GridSpec
 
 ATTEMPTS = 4
 

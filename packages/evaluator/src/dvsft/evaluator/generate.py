@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from evaluator.predict import PATCHES, Answer, PredictError
-from patchlabels.grid import GridSpec
+from dvsft.evaluator.predict import PATCHES, Answer, PredictError
+from dvsft.patchlabels.grid import GridSpec
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError, Sample
 
 Row = Mapping[str, Any]
 Fields = tuple[str, str, tuple[str, ...]]  # id, question, references

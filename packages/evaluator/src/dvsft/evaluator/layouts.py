@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from patchlabels import rows
+from dvsft.patchlabels import rows
 
 
 class DataError(ValueError):

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from evaluator import browser, generate, layouts, predictions, report
-from evaluator.generate import LocalModel
-from patchlabels import rows
-from patchlabels.grid import GridSpec
-from patchlabels.image import ImageError, decode
+from dvsft.evaluator import browser, generate, layouts, predictions, report
+from dvsft.evaluator.generate import LocalModel
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.image import ImageError, decode
 
 TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time

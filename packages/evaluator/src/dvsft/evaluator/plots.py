@@ -17,8 +17,8 @@ matplotlib.rcParams |= {
 
 from matplotlib.figure import Figure  # noqa: E402
 
-from evaluator import benchmarks  # noqa: E402
-from evaluator.compare import Run  # noqa: E402
+from dvsft.evaluator import benchmarks  # noqa: E402
+from dvsft.evaluator.compare import Run  # noqa: E402
 
 COLOURS = ["#2454a6", "#c2572b", "#2a8a5c", "#8246af", "#b8860b", "#c03a6b", "#3a8ca8", "#666666"]
 Points = dict[float, float]

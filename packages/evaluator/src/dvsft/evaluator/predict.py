@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from PIL import Image
 
-from evaluator import benchmarks, predictions, submission
-from evaluator.benchmarks import TEST_INSTRUCTION, Benchmark, Sample
-from evaluator.predictions import Line, RunError
-from patchlabels.image import ImageError, decode
+from dvsft.evaluator import benchmarks, predictions, submission
+from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark, Sample
+from dvsft.evaluator.predictions import Line, RunError
+from dvsft.patchlabels.image import ImageError, decode
 
 PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656
 

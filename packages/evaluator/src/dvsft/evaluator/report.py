@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
-from evaluator import benchmarks, browser, compare, paper, plots, predictions
-from evaluator.compare import Run
+from dvsft.evaluator import benchmarks, browser, compare, paper, plots, predictions
+from dvsft.evaluator.compare import Run
 
 
 def write(
@@ -80,7 +80,7 @@ def svg_url(svg: str) -> str:
 def render(template: str, content: Mapping[str, Any]) -> str:
     """A template of this package. In HTML everything is escaped; in Markdown `md` escapes a cell."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evaluator"),
+        loader=jinja2.PackageLoader("dvsft.evaluator"),
         autoescape=jinja2.select_autoescape(["html.jinja"]),
         trim_blocks=True,
         lstrip_blocks=True,

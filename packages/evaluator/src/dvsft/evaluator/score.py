@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluator import benchmarks, predictions, scorer_sets, stats
-from evaluator.benchmarks import Benchmark
-from evaluator.predictions import Line
-from evaluator.scorers import yes_no
+from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
+from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.predictions import Line
+from dvsft.evaluator.scorers import yes_no
 
 LOWER_IS_BETTER = ("normalized_edit_distance", "character_error_rate")
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluator import evalai, scorers
-from evaluator.scorers import Scorer
+from dvsft.evaluator import evalai, scorers
+from dvsft.evaluator.scorers import Scorer
 
 
 @dataclass(frozen=True)

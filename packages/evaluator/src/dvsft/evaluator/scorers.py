@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz.distance import Levenshtein
 
-from evaluator import evalai
+from dvsft.evaluator import evalai
 
 Scorer = Callable[[str, Sequence[str]], float]
 

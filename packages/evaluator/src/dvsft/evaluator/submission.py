@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluator import predictions
-from evaluator.predictions import RunError
+from dvsft.evaluator import predictions
+from dvsft.evaluator.predictions import RunError
 
 
 def write(run: Path, benchmark: str, official_ids: Sequence[str]) -> Path:

@@ -1,6 +1,6 @@
 """The settings of one labelling run: one TOML file. Unknown keys and wrong types are errors that name the cure.
 
-`python -m labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
+`python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
 """
 
 from __future__ import annotations

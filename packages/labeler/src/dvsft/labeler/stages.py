@@ -13,14 +13,15 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from labeler import attempts, files, progress, stats
-from labeler.attempts import Attempt
-from labeler.engines import make_engine
-from labeler.page import Reject
-from labeler.plan import Shard, read_pages
-from labeler.relabel import relabelled
-from labeler.run import Run
-from labeler.shard import Row, each_page, label_image, label_text, write_shard
+from dvsft.labeler import files
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.page import Reject
+from dvsft.labeler.runs import attempts, progress, stats
+from dvsft.labeler.runs.attempts import Attempt
+from dvsft.labeler.runs.folder import Run
+from dvsft.labeler.runs.plan import Shard, read_pages
+from dvsft.labeler.runs.relabel import relabelled
+from dvsft.labeler.runs.shard import Row, each_page, label_image, label_text, write_shard
 
 
 class PlannedShards(beam.PTransform):

@@ -20,5 +20,5 @@ class Word:
 
 
 def words_of_row(words: Iterable[Mapping[str, Any]]) -> list[Word]:
-    """The `words` of a row of `patchlabels.rows`, as they were before they were written."""
+    """The `words` of a row of `dvsft.patchlabels.rows`, as they were before they were written."""
     return [Word(word["text"], tuple(word["box"]), word["confidence"]) for word in words]

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from patchlabels.grid import GridSpec
+from dvsft.patchlabels.grid import GridSpec
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"patchlabels"

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchlabels import image as images
-from patchlabels.grid import GridSpec
-from trainer.data import DataError, Mixture, Sample, question_and_answer
-from trainer.loss import IGNORE, TEXT
+from dvsft.patchlabels import image as images
+from dvsft.patchlabels.grid import GridSpec
+from dvsft.trainer.data import DataError, Mixture, Sample, question_and_answer
+from dvsft.trainer.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
     "Answer the question using a single word or phrase.",  # the one that evaluation uses

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, distributed
 
-from trainer.config import Lora
-from trainer.model import lora_config
+from dvsft.trainer.config import Lora
+from dvsft.trainer.model import lora_config
 
 PROCESSOR_FILES = (
     "added_tokens.json",

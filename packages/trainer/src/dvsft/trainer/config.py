@@ -28,7 +28,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Model:
-    """path: a Hugging Face folder or hub id. freeze: parts by name, see `trainer.model.PARTS`."""
+    """path: a Hugging Face folder or hub id. freeze: parts by name, see `dvsft.trainer.model.PARTS`."""
 
     path: str
     freeze: tuple[str, ...] = ("vision_encoder",)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from patchlabels import rows
-from patchlabels.grid import GridSpec
-from trainer.config import ConfigError, Dataset
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
+from dvsft.trainer.config import ConfigError, Dataset
 
 INDEX_COLUMNS = ("rows", "cols", "qa")
 PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id", "qa")
@@ -54,7 +54,7 @@ class Pages:
 
     def __init__(self, labels: Sequence[str], grid: GridSpec, tokenizer_sha256: str):
         """labels: folders (every *.parquet below) or globs. Raises DataError where there are none and
-        patchlabels.rows.ContractError for shards made for another model."""
+        dvsft.patchlabels.rows.ContractError for shards made for another model."""
         self.files = _shards(labels)
         self.fingerprints: dict[str, str] = {}
         groups: list[tuple[int, int, int]] = []
@@ -72,7 +72,7 @@ class Pages:
         return int(self._end[-1]) if len(self._end) else 0
 
     def __getitem__(self, page: int) -> dict[str, Any]:
-        """The row of a page, as patchlabels.rows defines it, without `words`; a row group is in memory
+        """The row of a page, as dvsft.patchlabels.rows defines it, without `words`; a row group is in memory
         meanwhile."""
         group = int(np.searchsorted(self._end, page, side="right"))
         file, number = self._file_and_group[group]

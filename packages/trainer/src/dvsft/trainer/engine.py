@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.config import Config
+from dvsft.trainer.config import Config
 
 
 def start_processes() -> tuple[int, int, torch.device]:

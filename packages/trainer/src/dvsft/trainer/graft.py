@@ -1,7 +1,7 @@
 """A Qwen3-VL checkpoint out of a text model and another checkpoint's vision encoder, as arXiv 2605.26656 does
 for Qwen3-1.7B: the language model and head of the one, encoder, mergers and processor of the other.
 
-    python -m trainer.graft --text TEXT_MODEL --vision VISION_MODEL --output FOLDER
+    python -m dvsft.trainer.graft --text TEXT_MODEL --vision VISION_MODEL --output FOLDER
 
 Both are folders or hub ids, e.g. Qwen/Qwen3-1.7B and Qwen/Qwen3-VL-2B-Instruct.
 """
@@ -21,8 +21,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from trainer.checkpoint import copy_processor
-from trainer.model import ModelError, local_folder
+from dvsft.trainer.checkpoint import copy_processor
+from dvsft.trainer.model import ModelError, local_folder
 
 COPIED = (
     "attention_bias",

@@ -13,13 +13,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from trainer.batch import Encoder, Example, make_example
-from trainer.config import load
-from trainer.data import micro_batches
-from trainer.loss import IGNORE
-from trainer.model import local_folder
-from trainer.plan import make_plan
-from trainer.train import open_data
+from dvsft.trainer.batch import Encoder, Example, make_example
+from dvsft.trainer.config import load
+from dvsft.trainer.data import micro_batches
+from dvsft.trainer.loss import IGNORE
+from dvsft.trainer.model import local_folder
+from dvsft.trainer.plan import make_plan
+from dvsft.trainer.train import open_data
 
 STYLE = """
 body { font: 14px sans-serif; margin: 2em; max-width: 70em }

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from patchlabels import rows
-from patchlabels.grid import GridSpec
-from trainer import basic, config
-from trainer.loss import IGNORE, row_loss
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
+from dvsft.trainer import basic, config
+from dvsft.trainer.loss import IGNORE, row_loss
 
 PARTS = {
     "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
@@ -169,7 +169,7 @@ class SupervisedModel(nn.Module):
         self.model, self.method, self.settings = model, method, settings
 
     def forward(self, batch: dict[str, Tensor], per_text: float, per_visual: float, per_image: float) -> StepSums:
-        """One pass. batch: see `trainer.batch`. The loss is the sum of every kind's losses over this pass, times the
+        """One pass. batch: see `batch`. The loss is the sum of every kind's losses over this pass, times the
         kind's weight in the settings, times what one answer token, one labelled visual token and one image count in
         the whole step."""
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "image_index")}

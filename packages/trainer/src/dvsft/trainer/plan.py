@@ -7,9 +7,9 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 
-from trainer.batch import INSTRUCTIONS, Encoder
-from trainer.config import Config
-from trainer.data import Mixture, Sample, pad_to_steps
+from dvsft.trainer.batch import INSTRUCTIONS, Encoder
+from dvsft.trainer.config import Config
+from dvsft.trainer.data import Mixture, Sample, pad_to_steps
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from trainer.checkpoint import copy_processor
+from dvsft.trainer.checkpoint import copy_processor
 
 INITIALIZER_RANGE = 0.1
 """At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture

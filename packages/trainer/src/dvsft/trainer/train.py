@@ -1,8 +1,8 @@
 """Train on label shards.
 
-    deepspeed --module trainer.train --config FILE.toml [--resume]
+    deepspeed --module dvsft.trainer.train --config FILE.toml [--resume]
 
-or, as one process, `python -m trainer.train` with the same arguments.
+or, as one process, `python -m dvsft.trainer.train` with the same arguments.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
-from trainer import checkpoint
-from trainer import engine as engines
-from trainer.batch import Encoder, make_example
-from trainer.config import Config, ConfigError, load
-from trainer.data import Mixture, micro_batches
-from trainer.loss import IGNORE
-from trainer.model import (
+from dvsft.trainer import checkpoint
+from dvsft.trainer import engine as engines
+from dvsft.trainer.batch import Encoder, make_example
+from dvsft.trainer.config import Config, ConfigError, load
+from dvsft.trainer.data import Mixture, micro_batches
+from dvsft.trainer.loss import IGNORE
+from dvsft.trainer.model import (
     ModelError,
     SupervisedModel,
     audit,
@@ -35,8 +35,8 @@ from trainer.model import (
     load_processor,
     local_folder,
 )
-from trainer.plan import Plan, make_plan
-from trainer.track import Log, peak_memory_gib
+from dvsft.trainer.plan import Plan, make_plan
+from dvsft.trainer.track import Log, peak_memory_gib
 
 
 def train(config: Config, resume: bool = False) -> None:

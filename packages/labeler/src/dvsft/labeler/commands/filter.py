@@ -1,4 +1,4 @@
-"""Measure which SQuAD questions need their text: python pipelines/filter.py --config FILE.toml [any Beam option].
+"""Measure which SQuAD questions need their text: --config FILE.toml [any Beam option].
 
 The perplexities go to the folder that filter.perplexities names; labelling with the same config keeps the questions
 that its thresholds let through. Exit codes: 0 done; 2 the run cannot start, and why.
@@ -11,17 +11,18 @@ import sys
 import time
 from collections.abc import Sequence
 
-import labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
+import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
-from label import CANNOT_START, beam_options
 
-from labeler import files, progress
-from labeler.config import Config, load
-from labeler.filter import FilterRun, prepare_filter, read_perplexities, summary
-from labeler.perplexity import ScoreShards, describe
+from dvsft.labeler import files
+from dvsft.labeler.commands.label import CANNOT_START, beam_options
+from dvsft.labeler.config import Config, load
+from dvsft.labeler.filtering.perplexity import ScoreShards, describe
+from dvsft.labeler.filtering.select import FilterRun, prepare_filter, read_perplexities, summary
+from dvsft.labeler.runs import progress
 
 
 def build(pipeline: beam.Pipeline, run: FilterRun, config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Label datasets: python pipelines/label.py --config FILE.toml --out DIR [any Beam option].
+"""Label datasets: python -m dvsft.labeler.commands.label --config FILE.toml --out DIR [any Beam option].
 
 Exit codes: 0 done; 2 the run cannot start, and why; 3 more pages were rejected than output.max_reject_share allows.
 """
@@ -12,19 +12,20 @@ import sys
 import time
 from collections.abc import Sequence
 
-import labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
+import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
-from labeler import files, progress, stats
-from labeler.config import ConfigError, load
-from labeler.ocr import EngineError
-from labeler.page import SourceError
-from labeler.run import Run, prepare
-from labeler.settings import RunError
-from labeler.transforms import CountShards, LabelShards, PlannedShards, WriteStats
-from patchlabels.grid import GridError
+from dvsft.labeler import files
+from dvsft.labeler.config import ConfigError, load
+from dvsft.labeler.ocr.lines import EngineError
+from dvsft.labeler.page import SourceError
+from dvsft.labeler.runs import progress, stats
+from dvsft.labeler.runs.folder import Run, prepare
+from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
+from dvsft.patchlabels.grid import GridError
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
 

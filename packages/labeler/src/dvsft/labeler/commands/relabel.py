@@ -1,5 +1,5 @@
-"""Another tokenizer, grid or label policy for existing rows: python pipelines/relabel.py --from RUN --config FILE.toml
---out DIR [any Beam option]. Of the config only [model] and [labels] count. Exit codes as in pipelines/label.py.
+"""Another tokenizer, grid or label policy for existing rows: --from RUN --config FILE.toml --out DIR
+[any Beam option]. Of the config only [model] and [labels] count. Exit codes as in `commands.label`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-import labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
+import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 from apache_beam.io.filesystems import FileSystems
-from label import CANNOT_START, beam_options, execute
 
-from labeler.config import load
-from labeler.relabel import prepare_relabel
-from labeler.transforms import RelabelShards
+from dvsft.labeler.commands.label import CANNOT_START, beam_options, execute
+from dvsft.labeler.config import load
+from dvsft.labeler.runs.relabel import prepare_relabel
+from dvsft.labeler.stages import RelabelShards
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,12 +21,13 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult, RunInf
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from labeler import files, progress
-from labeler.config import ConfigError, Filter
-from labeler.filter import TEMPLATE, FilterRun, Row, write_perplexities
-from labeler.page import Page
-from labeler.plan import Shard, read_pages
-from labeler.processor import find_folder
+from dvsft.labeler import files
+from dvsft.labeler.config import ConfigError, Filter
+from dvsft.labeler.filtering.select import TEMPLATE, FilterRun, Row, write_perplexities
+from dvsft.labeler.labels.processor import find_folder
+from dvsft.labeler.page import Page
+from dvsft.labeler.runs import progress
+from dvsft.labeler.runs.plan import Shard, read_pages
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 IGNORE = -100
@@ -61,7 +62,7 @@ def answer_nll(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[S
 @dataclass(frozen=True)
 class Scorer:
     """A model on its device, which threads use in turn, and its tokenizer. max_length, batch_tokens: see
-    `labeler.config.Filter`."""
+    `dvsft.labeler.config.Filter`."""
 
     model: Any
     tokenizer: Any
@@ -90,7 +91,7 @@ class Request:
 
 
 def score_pages(scorer: Scorer, pages: Sequence[Page]) -> list[Row]:
-    """The row of every question of some pages, as `labeler.filter.SCHEMA` defines it."""
+    """The row of every question of some pages, as `dvsft.labeler.filtering.select.SCHEMA` defines it."""
     asked = [(page, qa) for page in pages for qa in page.qa]
     rows, requests = [], []
     for (page, qa), (answer, prompts) in zip(asked, _encoded(scorer, asked), strict=True):

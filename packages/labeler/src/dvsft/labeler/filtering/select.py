@@ -1,6 +1,6 @@
 """Which questions about a text are kept: those whose answer needs the text, and is clear from it (arXiv 2605.26656).
 
-`labeler.perplexity` measures PPL(answer | question) and PPL(answer | document, question) once and stores both; here
+`filtering.perplexity` measures PPL(answer | question) and PPL(answer | document, question) once and stores both; here
 they are compared with thresholds, without the model. The folder of perplexities:
 
 run.json                    the model, the prompts and the number format; a fingerprint of the questions
@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labeler import files
-from labeler.config import Config, ConfigError, Filter
-from labeler.page import Page, Reject
-from labeler.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
-from labeler.settings import RunError, differences, same_are_there
+from dvsft.labeler import files
+from dvsft.labeler.config import Config, ConfigError, Filter
+from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.runs.identity import RunError, differences, same_are_there
+from dvsft.labeler.runs.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ class FilterRun:
 
 
 def prepare_filter(config: Config, scorer: Mapping[str, Any]) -> FilterRun:
-    """Open the folder of perplexities that a config names, or make it. scorer: see `labeler.perplexity.describe`.
+    """Open the folder of perplexities that a config names, or make it. scorer: see `perplexity.describe`.
 
     Raises ConfigError, SourceError, or RunError where the folder holds other perplexities.
     """

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from labeler.word import Word
-from patchlabels.grid import Grid
+from dvsft.labeler.word import Word
+from dvsft.patchlabels.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 
-from labeler import files
-from labeler.config import ConfigError, Model
-from patchlabels.grid import GridSpec
+from dvsft.labeler import files
+from dvsft.labeler.config import ConfigError, Model
+from dvsft.patchlabels.grid import GridSpec
 
 FILES = ("preprocessor_config.json", "tokenizer.json")
 

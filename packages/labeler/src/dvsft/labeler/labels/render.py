@@ -20,10 +20,10 @@ import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from labeler.config import FONTS
-from labeler.page import Unusable
-from labeler.word import Word
-from patchlabels.grid import GridError, GridSpec
+from dvsft.labeler.config import FONTS
+from dvsft.labeler.page import Unusable
+from dvsft.labeler.word import Word
+from dvsft.patchlabels.grid import GridError, GridSpec
 
 GAP = 8  # px of ground after a word, so that neighbours never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
@@ -190,7 +190,7 @@ def _characters(font: str) -> frozenset[str]:
 
 
 def _font_path(font: str):  # type: ignore[no-untyped-def]  # importlib's own context manager type is private
-    return as_file(files("labeler") / "fonts" / f"{font}.ttf")
+    return as_file(files("dvsft.labeler") / "fonts" / f"{font}.ttf")
 
 
 @lru_cache

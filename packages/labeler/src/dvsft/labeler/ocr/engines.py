@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from labeler.config import Ocr
-from labeler.ocr import Engine, EngineError, Reading
+from dvsft.labeler.config import Ocr
+from dvsft.labeler.ocr.lines import Engine, EngineError, Reading
 
 
 def make_engine(settings: Ocr) -> Engine:

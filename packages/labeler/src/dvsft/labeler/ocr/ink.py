@@ -16,7 +16,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from labeler.word import Box
+from dvsft.labeler.word import Box
 
 RULE = 1.5  # a straight run along the text longer than this is a rule, not a stroke
 STEM = 1.2  # the same across the text: a frame or a column separator

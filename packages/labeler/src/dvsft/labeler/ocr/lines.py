@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from labeler import ink
-from labeler.word import Word
+from dvsft.labeler.ocr import ink
+from dvsft.labeler.word import Word
 
 MAX_PIXELS = 16_000_000  # memory grows with the page, so larger ones shrink for detection
 MAX_ENLARGEMENT = 2.0  # a small strip of large print falls apart when it is blown up further

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on which a run can be looked at: python -m labeler.preview DIR [--pages N].
+"""One self-contained HTML page on which a run can be looked at: python -m dvsft.labeler.preview.html DIR [--pages N].
 
 Pages in true size with the patch grid, each labelled patch tinted, its word and token on hover, words without a label
 in the colour of the reason. OCR text is untrusted: it reaches the page only as JSON and is set as text, never as HTML.
@@ -19,13 +19,14 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from labeler import files, stats
-from labeler.assign import assign
-from labeler.plan import Shard
-from labeler.run import Run, load
-from labeler.word import words_of_row
-from patchlabels import image, rows
-from patchlabels.grid import Grid
+from dvsft.labeler import files
+from dvsft.labeler.labels.assign import assign
+from dvsft.labeler.runs import stats
+from dvsft.labeler.runs.folder import Run, load
+from dvsft.labeler.runs.plan import Shard
+from dvsft.labeler.word import words_of_row
+from dvsft.patchlabels import image, rows
+from dvsft.patchlabels.grid import Grid
 
 WEBP_SIDE = 16383  # px, the most that WebP can hold
 
@@ -34,7 +35,7 @@ def write_preview(out: str, pages: int) -> str:
     """Write preview.html into a run folder with up to `pages` pages a source; returns its path."""
     run = load(out)
     shown = [page for slug in run.planned for page in _pages(run, slug, pages)]
-    template = (resources("labeler") / "preview.html").read_text()
+    template = (resources("dvsft.labeler.preview") / "preview.html").read_text()
     found = stats.read(out) if files.exists(files.join(out, "stats.json")) else {}
     document = (
         template.replace("__TITLE__", html.escape(out))

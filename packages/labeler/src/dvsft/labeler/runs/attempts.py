@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from labeler import files
-from labeler.page import Page, Reject
-from labeler.plan import Shard
-from labeler.shard import Row, row_or_reject
+from dvsft.labeler import files
+from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.runs.plan import Shard
+from dvsft.labeler.runs.shard import Row, row_or_reject
 
 DEATHS_TOGETHER = 2
 """A worker may die with its machine; only what goes on dying is worth going slowly."""

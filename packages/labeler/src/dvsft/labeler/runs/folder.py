@@ -15,15 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from labeler import files
-from labeler.assign import Policy
-from labeler.config import Config, ConfigError, Source, parse
-from labeler.engines import make_engine
-from labeler.filter import filtered, provenance
-from labeler.plan import Plan, Planned, Shard, make_plan, shards, write_plan
-from labeler.processor import FILES, Processor, find_processor, open_processor
-from labeler.settings import RunError, same_are_there
-from patchlabels.rows import Metadata, tokenizer_sha256
+from dvsft.labeler import files
+from dvsft.labeler.config import Config, ConfigError, Source, parse
+from dvsft.labeler.filtering.select import filtered, provenance
+from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.runs.identity import RunError, same_are_there
+from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
+from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
 
 UNFELT = (
     "config.output.max_reject_share",

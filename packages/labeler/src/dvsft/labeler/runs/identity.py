@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from labeler import files
+from dvsft.labeler import files
 
 
 class RunError(ValueError):

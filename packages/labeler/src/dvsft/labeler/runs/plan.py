@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from labeler import files
-from labeler.config import Source
-from labeler.page import Page, Reject, SourceError
-from labeler.sources import read_source
-from patchlabels.rows import QA_TYPE
+from dvsft.labeler import files
+from dvsft.labeler.config import Source
+from dvsft.labeler.page import Page, Reject, SourceError
+from dvsft.labeler.sources.read import read_source
+from dvsft.patchlabels.rows import QA_TYPE
 
 SCHEMA = pa.schema(
     [

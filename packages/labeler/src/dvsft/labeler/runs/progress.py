@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from labeler import files
-from labeler.plan import Planned, shards
+from dvsft.labeler import files
+from dvsft.labeler.runs.plan import Planned, shards
 
 
 class _Pages:

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from labeler import files
-from labeler.assign import Policy
-from labeler.config import Config
-from labeler.page import Reject
-from labeler.plan import Shard
-from labeler.processor import Processor, find_processor
-from labeler.run import Run, load, same_run_is_there, save
-from labeler.settings import RunError
-from labeler.shard import Row, make_row, row_or_reject
-from labeler.word import words_of_row
-from patchlabels import rows
-from patchlabels.rows import tokenizer_sha256
+from dvsft.labeler import files
+from dvsft.labeler.config import Config
+from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.processor import Processor, find_processor
+from dvsft.labeler.page import Reject
+from dvsft.labeler.runs.folder import Run, load, same_run_is_there, save
+from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.runs.plan import Shard
+from dvsft.labeler.runs.shard import Row, make_row, row_or_reject
+from dvsft.labeler.word import words_of_row
+from dvsft.patchlabels import rows
+from dvsft.patchlabels.rows import tokenizer_sha256
 
 UNSEEN = ("no_glyph", "misaligned")  # dropped before they became words: carried over
 

@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from labeler import files, hub
-from labeler.assign import Policy, assign
-from labeler.config import Render, Source
-from labeler.ocr import Engine, EngineError, read_page
-from labeler.page import Page, Reject, Unusable
-from labeler.plan import Shard, write_rejects
-from labeler.processor import Processor
-from labeler.render import render_page
-from labeler.sources import root
-from labeler.word import Word
-from patchlabels import image, rows
-from patchlabels.grid import Grid, GridError
-from patchlabels.rows import Metadata
+from dvsft.labeler import files
+from dvsft.labeler.config import Render, Source
+from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.labels.processor import Processor
+from dvsft.labeler.labels.render import render_page
+from dvsft.labeler.ocr.lines import Engine, EngineError, read_page
+from dvsft.labeler.page import Page, Reject, Unusable
+from dvsft.labeler.runs.plan import Shard, write_rejects
+from dvsft.labeler.sources import hub
+from dvsft.labeler.sources.read import root
+from dvsft.labeler.word import Word
+from dvsft.patchlabels import image, rows
+from dvsft.patchlabels.grid import Grid, GridError
+from dvsft.patchlabels.rows import Metadata
 
 Row = dict[str, Any]
 
@@ -69,7 +70,7 @@ def make_row(
     processor: Processor,
     policy: Policy,
 ) -> Row:
-    """The one place where words become labels and both become a row of `patchlabels.rows`.
+    """The one place where words become labels and both become a row of `dvsft.patchlabels.rows`.
 
     size: (width, height) px. lost: words that never reached `words`, by reason. Raises Unusable.
     """

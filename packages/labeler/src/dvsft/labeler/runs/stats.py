@@ -1,6 +1,6 @@
 """What a run made, counted from its files: the funnel from pages to labels, beside the paper's Table 1.
 
-`python -m labeler.stats OUT [OUT ...]` prints Table 1 of one run or of several.
+`python -m dvsft.labeler.runs.stats OUT [OUT ...]` prints Table 1 of one run or of several.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
-from labeler import files
-from labeler.plan import Shard
-from labeler.run import Run
-from labeler.settings import RunError
-from patchlabels.rows import DROP_REASONS, open_shard
+from dvsft.labeler import files
+from dvsft.labeler.runs.folder import Run
+from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.runs.plan import Shard
+from dvsft.patchlabels.rows import DROP_REASONS, open_shard
 
 COLUMNS = [
     "rows",

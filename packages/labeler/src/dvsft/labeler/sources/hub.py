@@ -10,14 +10,14 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from labeler.config import Source
-from labeler.page import SourceError, Unusable
+from dvsft.labeler.config import Source
+from dvsft.labeler.page import SourceError, Unusable
 
 SPLITS = {"train", "val", "validation", "dev", "test"}
 
 
 def records(source: Source) -> Iterator[dict[str, Any]]:
-    """Records as `labeler.sources` groups them; `index` is the first row that shows the page."""
+    """Records as `dvsft.labeler.sources.read` groups them; `index` is the first row that shows the page."""
     if source.kind in ("squad", "documents"):
         yield from (_squad_records if source.kind == "squad" else _document_records)(source)
         return

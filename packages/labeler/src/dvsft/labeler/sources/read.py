@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from labeler import files, hub
-from labeler.config import Source, is_hub_layout
-from labeler.draw import drawn
-from labeler.page import Page, Reject, SourceError
+from dvsft.labeler import files
+from dvsft.labeler.config import Source, is_hub_layout
+from dvsft.labeler.page import Page, Reject, SourceError
+from dvsft.labeler.sources import hub
+from dvsft.labeler.sources.sample import drawn
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
 

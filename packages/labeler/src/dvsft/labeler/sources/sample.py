@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from labeler.config import Draw, Source
-from labeler.page import Page, Reject, SourceError
+from dvsft.labeler.config import Draw, Source
+from dvsft.labeler.page import Page, Reject, SourceError
 
 
 def drawn(source: Source, items: Iterable[Page | Reject]) -> Iterator[Page | Reject]:

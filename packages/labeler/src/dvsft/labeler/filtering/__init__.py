@@ -1,0 +1,1 @@
+"""Which questions need their text."""

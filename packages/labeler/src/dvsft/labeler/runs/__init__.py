@@ -1,0 +1,1 @@
+"""Runs: shards, the run folder, what was counted."""

@@ -1,0 +1,1 @@
+"""Datasets as their publishers ship them, as pages."""
