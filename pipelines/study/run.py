@@ -2,8 +2,8 @@
 
     PYTHONPATH=pipelines python -m study.run --scale cpu --out out/study-cpu [--jobs 2] [--minutes 9]
 
-Everything goes through what users type: the labelling command, dvsft.trainer.train and evaluate, with files between them. What
-has a result is not done again, so a study may be cut off and go on, and arms that are new are added to it.
+Everything goes through what users type: the labelling command, dvsft.trainer.train and evaluate, with files between
+them. What has a result is not done again, so a study may be cut off and go on, and arms that are new are added to it.
 """
 
 from __future__ import annotations
