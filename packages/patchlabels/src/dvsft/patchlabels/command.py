@@ -37,7 +37,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb of the command line; returns its exit code."""
-    name, *rest = sys.argv[1:] if arguments is None else [*arguments] or [""]
+    name, *rest = (sys.argv[1:] if arguments is None else [*arguments]) or [""]
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name in ("-h", "--help", ""):
         print(overview(installed))
@@ -73,7 +73,7 @@ def run(verb: Verb, arguments: Sequence[str] | None = None) -> int:
 def overview(installed: dict[str, EntryPoint]) -> str:
     """The text of `dvsft --help`."""
     lines = ["usage: dvsft VERB [options] [--debug]", "", "  dvsft VERB --help lists the options of a verb", ""]
-    others = {name: ("", "") for name in sorted(installed.keys() - VERBS.keys())}
+    others = dict.fromkeys(sorted(installed.keys() - VERBS.keys()), ("", ""))
     for name, (package, purpose) in {**VERBS, **others}.items():
         missing = "" if name in installed else f"  (pip install 'dvsft[{package}]')"
         lines.append(f"  {name:<10}{purpose}{missing}".rstrip())
