@@ -47,10 +47,20 @@ def test_a_text_becomes_labels_a_checkpoint_scores_and_a_picture(tmp_path):
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert len(steps) == 3 and all(step["vision_labels"] > 200 for step in steps)
 
-    model, evaluate = tmp_path / "run/final", "from dvsft.evaluator.cli import main; main()"
+    model = tmp_path / "run/final"
     predict = ["predict", "--model", model, "--benchmarks", "squad", "--data", tmp_path / "data", "--limit", "4"]
-    run("-c", evaluate, *predict, "--out", tmp_path / "predictions")
-    scores = run("-c", evaluate, "score", tmp_path / "predictions")
+    run("-m", "dvsft.patchlabels.command", *predict, "--out", tmp_path / "predictions")
+    scores = run("-m", "dvsft.patchlabels.command", "score", tmp_path / "predictions")
     assert "squad" in scores
-    run("-c", evaluate, "lens", "--model", model, "--labels", tmp_path / "data/labels", "--out", tmp_path / "lens")
+    run(
+        "-m",
+        "dvsft.patchlabels.command",
+        "lens",
+        "--model",
+        model,
+        "--labels",
+        tmp_path / "data/labels",
+        "--out",
+        tmp_path / "lens",
+    )
     assert list((tmp_path / "lens").glob("*.html"))

@@ -136,14 +136,14 @@ def judge_on(
 
 
 def evaluate(*arguments: str) -> None:
-    """The command `evaluate`, in this process and quiet. Raises RuntimeError with what it said if it failed."""
-    from dvsft.evaluator import cli
+    """A verb of the evaluator, in this process and quiet. Raises RuntimeError with what it said if it failed."""
+    from dvsft.patchlabels import command
 
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-        code = cli.main(arguments)
+        code = command.main(arguments)
     if code:
-        raise RuntimeError(f"evaluate {' '.join(arguments)}: {said.getvalue()}")
+        raise RuntimeError(f"dvsft {' '.join(arguments)}: {said.getvalue()}")
 
 
 def figures(run: Path) -> dict[str, Any]:

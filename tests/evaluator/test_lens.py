@@ -9,8 +9,8 @@ import pytest
 import torch
 from evaluator_fixtures import tiny_model
 
-from dvsft.evaluator import cli, lens
-from dvsft.patchlabels import rows
+from dvsft.evaluator import lens
+from dvsft.patchlabels import command, rows
 from dvsft.patchlabels.image import decode
 
 TRAINING_SECONDS = 60
@@ -56,7 +56,7 @@ def trained(processor_folder, labels_folder, tmp_path_factory):
 def written(trained, model_folder, labels_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("lens")
     arguments = ["--model", str(trained), "--base", str(model_folder), "--labels", str(labels_folder.parent)]
-    assert cli.main(["lens", *arguments, "--out", str(out), "--pictures", "2", "--device", "cpu"]) == 0
+    assert command.main(["lens", *arguments, "--out", str(out), "--pictures", "2", "--device", "cpu"]) == 0
     return out
 
 

@@ -15,9 +15,10 @@ import pytest
 from evaluator_fixtures import DATA, picture, write_json
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, cli, endpoint, layouts, predict, predictions, score, submission
+from dvsft.evaluator import benchmarks, endpoint, layouts, predict, predictions, score, submission
+from dvsft.patchlabels import command
 
-EVALUATE = [sys.executable, "-m", "dvsft.evaluator.cli"]
+EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
 
 
 def lines_of(run, name):
@@ -50,8 +51,8 @@ def test_every_benchmark_runs_on_a_tiny_model_and_is_scored(model_folder, data_f
         "--benchmarks",
         names,
     ]
-    assert cli.main(["predict", *arguments, "--devices", "cpu"]) == 0
-    assert cli.main(["score", str(run)]) == 0
+    assert command.main(["predict", *arguments, "--devices", "cpu"]) == 0
+    assert command.main(["score", str(run)]) == 0
     scores = json.loads((run / "scores.json").read_text())
     assert set(scores) == set(benchmarks.BENCHMARKS)
     for name, result in scores.items():
@@ -292,7 +293,7 @@ def test_an_endpoint_answers_greedily_with_pictures_inside_the_limits(server, mo
         picture(folder / "documents" / f"{n}.png", size=size)
     run = tmp_path / "run"
     arguments = ["predict", "--model", str(model_folder), "--endpoint", server, "--benchmarks", "docvqa"]
-    assert cli.main([*arguments, "--data", str(tmp_path), "--out", str(run)]) == 0
+    assert command.main([*arguments, "--data", str(tmp_path), "--out", str(run)]) == 0
     said = {line["id"]: line for line in lines_of(run, "docvqa")}
     assert said["0"]["prediction"] == "384x192"  # raised to 64 patches or more
     assert said["1"]["prediction"] == "320x224"
@@ -309,7 +310,7 @@ def test_an_endpoint_that_is_gone_ends_the_run_with_its_cure(monkeypatch):
 
 def test_missing_data_says_which_file_goes_where(tmp_path, capsys):
     arguments = ["predict", "--model", "m", "--endpoint", "http://x", "--benchmarks", "chartqa"]
-    assert cli.main([*arguments, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert command.main([*arguments, "--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "holds none of: chartqa" in said and "test_human.json, test_augmented.json and png/" in said
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from evaluator_fixtures import DATA
 
-from dvsft.evaluator import benchmarks, browser, cli, compare, plots, predict, predictions, report
+from dvsft.evaluator import benchmarks, browser, compare, plots, predict, predictions, report
+from dvsft.patchlabels import command
 
 EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> $x$ | `code`"
 NAMES = ("docvqa", "chartqa", "mme", "transcription-contextual")
@@ -44,7 +45,7 @@ def runs(data_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("report")
-    assert cli.main(["report", *map(str, runs), "--out", str(out), "--samples", "10"]) == 0
+    assert command.main(["report", *map(str, runs), "--out", str(out), "--samples", "10"]) == 0
     return out / "report.html"
 
 
@@ -117,9 +118,9 @@ def test_real_charts_and_documents_go_through_predict_score_and_report(model_fol
     run, out = tmp_path / "run", tmp_path / "report"
     data = ["--data", f"chartqa={DATA / 'chartqa'}", "--data", f"docvqa={DATA / 'docvqa'}"]
     arguments = ["--model", str(model_folder), "--benchmarks", "chartqa,docvqa", "--limit", "2", "--batch-size", "2"]
-    assert cli.main(["predict", *arguments, *data, "--out", str(run), "--devices", "cpu"]) == 0
-    assert cli.main(["score", str(run)]) == 0
-    assert cli.main(["report", str(run), "--out", str(out)]) == 0
+    assert command.main(["predict", *arguments, *data, "--out", str(run), "--devices", "cpu"]) == 0
+    assert command.main(["score", str(run)]) == 0
+    assert command.main(["report", str(run), "--out", str(out)]) == 0
     content = json.loads((out / "report.json").read_text())
     assert {name: found["n"] for name, found in content["scores"]["run"].items()} == {"chartqa": 2, "docvqa": 2}
     assert "only the first 2 samples" in " ".join(content["notes"])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from evaluator_fixtures import DATA
 
-from dvsft.evaluator import benchmarks, cli, compare, predictions, score, stats
+from dvsft.evaluator import benchmarks, compare, predictions, score, stats
+from dvsft.patchlabels import command
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
 
@@ -124,19 +125,19 @@ def test_score_and_report_do_not_import_torch():
 def test_score_prints_json_and_the_diff_lists_items_with_reasons(write_lines, capsys):
     path = write_lines([{"id": "OCR/1.jpg#0", "prediction": "It is yes", "references": ["Yes"]}])
     arguments = ["score", "--benchmark", "mme", "--predictions", str(path)]
-    assert cli.main(arguments) == 0
+    assert command.main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["mme"]["other"] == 1
-    assert cli.main([*arguments, "--diff", "vlmevalkit"]) == 0
+    assert command.main([*arguments, "--diff", "vlmevalkit"]) == 0
     (item,) = json.loads(capsys.readouterr().out)["mme"]
     assert item["scores"] == {"official": 0.0, "vlmevalkit": 1.0} and "first four" in item["why"]["vlmevalkit"]
-    assert cli.main(["score", "--benchmark", "mme"]) == 2
+    assert command.main(["score", "--benchmark", "mme"]) == 2
     assert "give a run folder" in capsys.readouterr().err
 
 
 def test_an_unknown_benchmark_or_run_is_an_error_that_says_what_exists(tmp_path, capsys):
-    assert cli.main(["score", "--benchmark", "vqav2", "--predictions", str(tmp_path / "x.jsonl")]) == 2
-    assert cli.main(["score", str(tmp_path)]) == 2
-    assert "evaluate predict --out" in capsys.readouterr().err
+    assert command.main(["score", "--benchmark", "vqav2", "--predictions", str(tmp_path / "x.jsonl")]) == 2
+    assert command.main(["score", str(tmp_path)]) == 2
+    assert "dvsft predict --out" in capsys.readouterr().err
 
 
 @real_data
@@ -154,7 +155,7 @@ def test_scoring_five_thousand_predictions_from_a_file_gives_the_published_figur
             for p in found
         ]
     )
-    assert cli.main(["score", "--benchmark", "textvqa", "--predictions", str(path)]) == 0
+    assert command.main(["score", "--benchmark", "textvqa", "--predictions", str(path)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["score"] == pytest.approx(74.414)
     assert result["images"] == 3166 and 0.5 < result["stderr"] < 0.8

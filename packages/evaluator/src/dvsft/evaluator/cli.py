@@ -1,10 +1,9 @@
-"""The command `evaluate`: predict, score, report and lens, joined by files."""
+"""The verbs predict, score, report and lens, joined by files."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,32 +11,33 @@ from typing import Any
 
 from dvsft.evaluator import benchmarks, predict, predictions, score
 from dvsft.evaluator.scorer_sets import SCORER_SETS
+from dvsft.patchlabels.errors import DvsftError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb. What people can mend (missing data, another run's folder ...) is one line on
-    stderr and code 2.
-    """
-    options = parser().parse_args(arguments)
-    try:
-        options.verb(options)
-    except (ValueError, OSError) as error:
-        if options.debug:
-            raise
-        print(f"evaluate: {error}", file=sys.stderr)
-        return 2
-    return 0
+def predict_verb(arguments: Sequence[str]) -> None:
+    """`dvsft predict`: a model's answers to benchmarks -> a run folder."""
+    run_predict(parsed(add_predict, arguments))
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="evaluate", description=__doc__)
-    top.add_argument("--debug", action="store_true", help="show where an error came from")
-    verbs = top.add_subparsers(required=True, metavar="predict | score | report | lens")
-    add_predict(verbs.add_parser("predict", help="a model's answers to benchmarks -> a run folder"))
-    add_score(verbs.add_parser("score", help="predictions -> scores, as JSON"))
-    add_report(verbs.add_parser("report", help="run folders -> Markdown, JSON and an HTML page"))
-    add_lens(verbs.add_parser("lens", help="what a model reads at each patch of labelled pages"))
-    return top
+def score_verb(arguments: Sequence[str]) -> None:
+    """`dvsft score`: predictions -> scores, as JSON."""
+    run_score(parsed(add_score, arguments))
+
+
+def report_verb(arguments: Sequence[str]) -> None:
+    """`dvsft report`: run folders -> Markdown, JSON and an HTML page."""
+    run_report(parsed(add_report, arguments))
+
+
+def lens_verb(arguments: Sequence[str]) -> None:
+    """`dvsft lens`: what a model reads at each patch of labeled pages."""
+    run_lens(parsed(add_lens, arguments))
+
+
+def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add(parser)
+    return parser.parse_args(arguments)
 
 
 def add_predict(verb: argparse.ArgumentParser) -> None:
@@ -51,7 +51,6 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--devices", help="by comma, a process each; default: every GPU, else cpu")
     add_patches(verb)
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="for plots, as epoch=0.2")
-    verb.set_defaults(verb=run_predict)
 
 
 def add_data(verb: argparse.ArgumentParser) -> None:
@@ -115,13 +114,12 @@ def add_score(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--predictions", type=Path, metavar="FILE.jsonl", help="lines of id, prediction, references")
     verb.add_argument("--scorer-set", choices=SCORER_SETS, default="official")
     verb.add_argument("--diff", choices=SCORER_SETS, help="list the items that this set scores differently, and why")
-    verb.set_defaults(verb=run_score)
 
 
 def run_score(options: argparse.Namespace) -> None:
     one_file = options.benchmark is not None and options.predictions is not None
     if one_file == (options.run is not None):
-        raise ValueError("give a run folder, or --benchmark NAME with --predictions FILE.jsonl")
+        raise DvsftError("give a run folder, or --benchmark NAME with --predictions FILE.jsonl")
     if options.diff:
         result: Any = differences(options)
     elif one_file:
@@ -150,7 +148,6 @@ def add_report(verb: argparse.ArgumentParser) -> None:
     add_data(verb)
     verb.add_argument("--samples", type=int, default=40, help="samples of each benchmark in the browser")
     verb.add_argument("--scorer-set", choices=SCORER_SETS, default="official")
-    verb.set_defaults(verb=run_report)
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -167,7 +164,6 @@ def add_lens(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--pages", type=int, default=200, help="pages measured")
     verb.add_argument("--pictures", type=int, default=6, help="pages shown")
     verb.add_argument("--device", help="default: the first GPU, else cpu")
-    verb.set_defaults(verb=run_lens)
 
 
 def run_lens(options: argparse.Namespace) -> None:
@@ -176,7 +172,3 @@ def run_lens(options: argparse.Namespace) -> None:
     models = {"model": options.model} | ({"base": options.base} if options.base else {})
     device = options.device or generate.devices()[0]
     lens.write(models, options.labels, options.out, device, options.pages, options.pictures)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

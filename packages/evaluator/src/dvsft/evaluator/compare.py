@@ -16,7 +16,7 @@ from dvsft.evaluator.score import LOWER_IS_BETTER, Item
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder. lens: the numbers of lens.json where `evaluate lens` wrote into the folder,
+    """A run folder. lens: the numbers of lens.json where `dvsft lens` wrote into the folder,
     else empty.
     """
 

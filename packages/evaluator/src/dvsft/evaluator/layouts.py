@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.errors import DvsftError
 
 
-class DataError(ValueError):
+class DataError(DvsftError):
     """Benchmark data that is missing or laid out differently; the message says which file goes where."""
 
 

@@ -18,12 +18,13 @@ from PIL import Image
 from dvsft.evaluator import benchmarks, predictions, submission
 from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark, Sample
 from dvsft.evaluator.predictions import Line, RunError
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
 
 PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656
 
 
-class PredictError(ValueError):
+class PredictError(DvsftError):
     """A model or server that cannot be used; the message says what to do."""
 
 

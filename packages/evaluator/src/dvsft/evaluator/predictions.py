@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dvsft.patchlabels.errors import DvsftError
+
 Line = dict[str, Any]
 
 
-class RunError(ValueError):
+class RunError(DvsftError):
     """A run folder or predictions file that cannot be used; the message says what to do."""
 
 
@@ -26,7 +28,7 @@ def settings(run: Path) -> dict[str, Any]:
     try:
         return read_json(run / "run.json")
     except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"{run} is no run folder ({error}); make one with: evaluate predict --out {run}") from error
+        raise RunError(f"{run} is no run folder ({error}); make one with: dvsft predict --out {run}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 VERBS = {
     "label": ("labeler", "make label shards from pages and text"),
     "relabel": ("labeler", "project the words of a run onto another model or rule"),
-    "filter": ("labeler", "measure which questions need their text"),
+    "filter": ("filter", "measure which questions need their text"),
     "stats": ("labeler", "print Table 1 of finished runs beside the paper's"),
     "preview": ("labeler", "write one HTML page to look at a run"),
     "train": ("trainer", "train on label shards, in one process"),
@@ -32,7 +32,7 @@ VERBS = {
     "report": ("evaluator", "compare runs: Markdown, JSON and an HTML page"),
     "lens": ("evaluator", "show what a model reads at each visual token"),
 }
-"""Our own verbs: the package that brings each, and what it does. Here, because an entry point holds no text."""
+"""Our own verbs: the extra of `dvsft` that brings each, and what it does. An entry point holds no text."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {unknown(name, sorted(installed))}", file=sys.stderr)
         return CANNOT_RUN
     sys.argv[0] = f"dvsft {name}"  # argparse names the program by it
-    return run(lambda given: installed[name].load()(given), rest)
+    try:
+        verb = installed[name].load()
+    except ImportError as error:
+        print(f"error: {error}; dvsft {name} needs more: pip install {_requirement(name)}", file=sys.stderr)
+        return CANNOT_RUN
+    return run(verb, rest)
 
 
 def run(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -74,8 +79,8 @@ def overview(installed: dict[str, EntryPoint]) -> str:
     """The text of `dvsft --help`."""
     lines = ["usage: dvsft VERB [options] [--debug]", "", "  dvsft VERB --help lists the options of a verb", ""]
     others = dict.fromkeys(sorted(installed.keys() - VERBS.keys()), ("", ""))
-    for name, (package, purpose) in {**VERBS, **others}.items():
-        missing = "" if name in installed else f"  (pip install 'dvsft[{package}]')"
+    for name, (_, purpose) in {**VERBS, **others}.items():
+        missing = "" if name in installed else f"  (pip install {_requirement(name)})"
         lines.append(f"  {name:<10}{purpose}{missing}".rstrip())
     return "\n".join(lines)
 
@@ -83,10 +88,17 @@ def overview(installed: dict[str, EntryPoint]) -> str:
 def unknown(name: str, installed: Sequence[str]) -> str:
     """Why a verb cannot run: its package is missing, or there is none of that name."""
     if name in VERBS:
-        package = VERBS[name][0]
-        return f"dvsft {name} needs the {package}, which is not installed; run: pip install 'dvsft[{package}]'"
+        return f"dvsft {name} is not installed; run: pip install {_requirement(name)}"
     from difflib import get_close_matches
 
     near = get_close_matches(name, [*VERBS, *installed], n=1)
     hint = f"did you mean {near[0]}?" if near else "dvsft --help lists the verbs"
     return f"unknown verb {name!r}; {hint}"
+
+
+def _requirement(name: str) -> str:
+    return f"'dvsft[{VERBS[name][0]}]'" if name in VERBS else "the package that brings it, with its extras"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

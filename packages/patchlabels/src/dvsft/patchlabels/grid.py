@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dvsft.patchlabels.errors import DvsftError
+
 MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse longer strips
 
 
-class GridError(ValueError):
+class GridError(DvsftError):
     """An image or a processor configuration for which no patch grid exists."""
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 
 SCHEMA_VERSION = 1
@@ -55,7 +56,7 @@ SCHEMA = pa.schema(
 )
 
 
-class ContractError(ValueError):
+class ContractError(DvsftError):
     """A file that is no label shard, or one made for another model than the consumer's."""
 
 

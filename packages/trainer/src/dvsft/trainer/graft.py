@@ -9,6 +9,7 @@ Both are folders or hub ids, e.g. Qwen/Qwen3-1.7B and Qwen/Qwen3-VL-2B-Instruct.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,12 @@ def _check_tokenizers(text_folder: Path, vision_folder: Path) -> None:
         )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Graft a vision encoder onto a text model.")
     parser.add_argument("--text", required=True, help="folder or hub id of a Qwen3 text model")
     parser.add_argument("--vision", required=True, help="folder or hub id of a Qwen3-VL model")
     parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     graft(local_folder(options.text), local_folder(options.vision), options.output)
     print(options.output)
 

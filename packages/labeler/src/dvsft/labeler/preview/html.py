@@ -1,4 +1,4 @@
-"""One self-contained HTML page on which a run can be looked at: python -m dvsft.labeler.preview.html DIR [--pages N].
+"""One self-contained HTML page on which a run can be looked at.
 
 Pages in true size with the patch grid, each labelled patch tinted, its word and token on hover, words without a label
 in the colour of the reason. OCR text is untrusted: it reaches the page only as JSON and is set as text, never as HTML.
@@ -11,8 +11,7 @@ import base64
 import html
 import io
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files as resources
 from typing import Any
 
@@ -102,19 +101,10 @@ def _data_url(data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", help="a run folder")
     parser.add_argument("--pages", type=int, default=20, help="pages a source")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     FileSystems.set_options(PipelineOptions())
-    try:
-        print(write_preview(options.out, options.pages))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(write_preview(options.out, options.pages))

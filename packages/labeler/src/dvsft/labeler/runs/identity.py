@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dvsft.labeler import files
+from dvsft.patchlabels.errors import DvsftError
 
 
-class RunError(ValueError):
+class RunError(DvsftError):
     """A run folder that belongs to another run; says what differs and what to do."""
 
 

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from tokenizers import Tokenizer
 
 from dvsft.labeler import files
@@ -199,8 +201,8 @@ def _table_line(name: str, cells: Iterable[str]) -> str:
     return f"{name:<24}" + "".join(f"{cell:>15}" for cell in cells)
 
 
-if __name__ == "__main__":
-    try:
-        print(table([read(out) for out in sys.argv[1:]]))
-    except RunError as error:
-        sys.exit(f"error: {error}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", nargs="+", help="run folders")
+    FileSystems.set_options(PipelineOptions())
+    print(table([read(out) for out in parser.parse_args(arguments).out]))
