@@ -28,8 +28,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class Model:
-    """path: a Hugging Face folder or hub id. freeze: parts by name, see `dvsft.trainer.model.PARTS`. With a lora
-    everything but its own weights is frozen, named here or not; one on a part that is named here is refused."""
+    """path: a Hugging Face folder or hub id. freeze: parts by name, see `dvsft.trainer.model.PARTS`."""
 
     path: str
     freeze: tuple[str, ...] = ("vision_encoder",)
