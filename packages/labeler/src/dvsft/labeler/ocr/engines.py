@@ -119,7 +119,8 @@ class RapidOcr:
                 f"rec_model={settings.rec_model or 'from the wheel'}): {error}. "
                 "Leave det_model and rec_model out, or name local .onnx files."
             ) from error
-        for model in (self._detector.text_det, self._recogniser.text_rec):
+        loaded: list[Any] = [self._detector.text_det, self._recogniser.text_rec]
+        for model in loaded:
             require_provider(model.session.session, gpu)  # RapidOCR falls back to the CPU without a word
         self.min_side = settings.min_side
         self.producer = describe(settings)
