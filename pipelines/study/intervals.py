@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t, 97.5%, for 1, 2, 3 ... degrees of freedom."""
+from dvsft.evaluator.stats import t_quantile
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def two_way(gains: np.ndarray, pages: Sequence[int] | np.ndarray) -> Estimate:
     by_seed, by_page = variance(cells.sum(1)), variance(cells.sum(0))
     spread = by_seed**2 / (seeds - 1) + by_page**2 / (count - 1)
     freedom = int((by_seed + by_page) ** 2 / spread) if spread else 1
-    half = T_975[min(freedom, len(T_975)) - 1] * math.sqrt(by_seed + by_page)
+    half = t_quantile(freedom) * math.sqrt(by_seed + by_page)
     return Estimate(mean, (mean - half, mean + half))
 
 

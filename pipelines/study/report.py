@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
 from dvsft.evaluator import plots
+from dvsft.evaluator.plots import Point
 from dvsft.patchlabels import command
 from study.arms import ARMS, MAIN
 from study.provenance import StudyError, check_same
@@ -29,17 +26,13 @@ from study.tables import (
     COLUMNS,
     Result,
     answers,
-    by_arm,
     difference_table,
     edits,
     kind_table,
     main_table,
-    mean_and_error,
     origin_line,
     recall,
 )
-
-matplotlib.rcParams["svg.hashsalt"] = "study"  # the same numbers, the same bytes
 
 
 def gather(study: Path) -> dict[str, Any]:
@@ -70,48 +63,58 @@ def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "seed": None, "output": None, "model": {**config["model"], "path": None}}
 
 
-def curve(members: Sequence[Result], epochs: int, figure: Callable[[Result], float]) -> dict[float, float]:
-    """Epoch -> mean over seeds of a figure at the checkpoints."""
-    points: dict[float, list[float]] = {}
-    for result in members:
-        for epoch, point in [*result["checkpoints"].items(), (epochs, result["final"])]:
-            points.setdefault(float(epoch), []).append(figure(point))
-    return {epoch: statistics.fmean(values) for epoch, values in points.items()}
+def checkpoints(members: Sequence[Result], epochs: int, figure: Callable[[Result], float]) -> list[Point]:
+    """A figure at every checkpoint of every seed."""
+    return [
+        Point(tags(result) | {"epoch": float(epoch)}, {"": figure(point)})
+        for result in members
+        for epoch, point in [*result["checkpoints"].items(), (epochs, result["final"])]
+    ]
 
 
-def sweep(arms: Mapping[str, Sequence[Result]], setting: str, names: Iterable[str]) -> dict[str, dict[float, float]]:
-    """Figures over one setting of the loss: name of the figure -> setting -> mean over seeds."""
-    members = {arms[name][0]["loss"][setting]: arms[name] for name in names if name in arms}
-    return {
-        column: {
-            x: statistics.fmean(COLUMNS[column](result["final"]) for result in found) for x, found in members.items()
-        }
-        for column in ("answers", "recall@1", "NED contextual")
-    }
+def tags(result: Result) -> dict[str, Any]:
+    return {"arm": result["title"], "seed": result["seed"]}
 
 
-def lines_of(study: Mapping[str, Any]) -> dict[str, tuple[str, str, str, dict[str, dict[float, float]]]]:
-    """Every plot of a study by name: its title, its axes, its lines."""
-    arms, epochs = by_arm(study["results"]), study["scale"]["epochs"]
-    main = {arms[name][0]["title"]: arms[name] for name in MAIN if name in arms}
-    betas = sweep(arms, "beta", [*(name for name in arms if name.startswith("beta-")), "dv-sft"])
-    weights = sweep(arms, "vision_weight", [*(name for name in arms if name.startswith("lambda-")), "dv-sft"])
-    logarithms = {column: {math.log10(x): y for x, y in points.items()} for column, points in weights.items()}
-    resolutions = {
-        title: {
-            float(scale[1:]): mean_and_error([edits("contextual", scale)(r["final"]) for r in members])[0]
-            for scale in ("x0.25", "x0.5", "x0.75", "x1")
-        }
-        for title, members in main.items()
-    }
-    answered = {title: curve(members, epochs, answers("seen")) for title, members in main.items()}
-    aligned = {title: curve(members, epochs, recall(1)) for title, members in main.items()}
+def sweep(results: Sequence[Result], setting: str, name: str, arms: Sequence[str]) -> list[Point]:
+    """The figures of the arms that differ in one setting of the loss, called `name` in the plot."""
+    return [
+        Point(
+            {"seed": result["seed"], name: result["loss"][setting]},
+            {column: COLUMNS[column](result["final"]) for column in ("answers", "recall@1", "NED contextual")},
+        )
+        for result in results
+        if result["arm"] in arms
+    ]
+
+
+def resolutions(members: Sequence[Result]) -> list[Point]:
+    return [
+        Point(tags(result) | {"scale of the page": float(scale[1:])}, {"": edits("contextual", scale)(result["final"])})
+        for result in members
+        for scale in ("x0.25", "x0.5", "x0.75", "x1")
+    ]
+
+
+def plots_of(study: Mapping[str, Any]) -> dict[str, tuple[str, str, str, list[Point]]]:
+    """Every plot of a study by name: its title, the tag of its x axis, its y axis, its points."""
+    results, epochs = study["results"], study["scale"]["epochs"]
+    main = [result for name in MAIN for result in results if result["arm"] == name]
+    betas = sweep(results, "beta", "beta", ["dv-sft", *(name for name in ARMS if name.startswith("beta-"))])
+    weights = ["dv-sft", *(name for name in ARMS if name.startswith("lambda-"))]
+    lambdas = sweep(results, "vision_weight", "lambda", weights)
+    answered, aligned = checkpoints(main, epochs, answers("seen")), checkpoints(main, epochs, recall(1))
     return {
         "answers": ("Answers while training", "epoch", "exact match, %", answered),
         "alignment": ("Visual alignment while training", "epoch", "recall@1, %", aligned),
         "beta": ("Smoothing", "beta", "%", betas),
-        "lambda": ("Weight of the vision loss", "log10 of lambda", "%", logarithms),
-        "resolution": ("Transcription by resolution", "scale of the page", "NED, % (lower is better)", resolutions),
+        "lambda": ("Weight of the vision loss", "lambda", "%", lambdas),
+        "resolution": (
+            "Transcription by resolution",
+            "scale of the page",
+            "NED, % (lower is better)",
+            resolutions(main),
+        ),
     }
 
 
@@ -125,8 +128,8 @@ def insert(document: Path, name: str, text: str) -> None:
 
 
 def draw(study: Mapping[str, Any], folder: Path, name: str) -> str:
-    """The Markdown of a study; its plots go into `folder`, beside the page. A plot without a line of two points is
-    left out."""
+    """The Markdown of a study; its plots go into `folder`, beside the page. A plot without two points to
+    join is left out."""
     parts = [
         main_table(study),
         "Answers by kind of question (how many of them are asked):",
@@ -136,9 +139,9 @@ def draw(study: Mapping[str, Any], folder: Path, name: str) -> str:
         origin_line(study),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    for key, (title, x, y, lines) in lines_of(study).items():
-        if any(len(points) > 1 for points in lines.values()):
-            (folder / f"{name}-{key}.svg").write_text(plots.curves(title, x, y, lines))
+    for key, (title, x, y, points) in plots_of(study).items():
+        if x in plots.coordinates(points):
+            (folder / f"{name}-{key}.svg").write_text(plots.draw(title, points, x, list(points[0].scores), y))
             parts.append(f"![{title}]({folder.name}/{name}-{key}.svg)")
     return "\n\n".join(parts)
 

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
+from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.lines import EngineError
 from dvsft.labeler.page import SourceError
 from dvsft.labeler.runs import progress, stats
@@ -82,10 +83,13 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def runs_here(options: PipelineOptions) -> bool:
+    return "FnApiRunner" in (options.get_all_options().get("runner") or "")
+
+
 def local_threads(options: PipelineOptions) -> int:
     """All cores where this process does the work; one where a runner starts a worker for each of them."""
-    runner = options.get_all_options().get("runner") or ""
-    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and "FnApiRunner" in runner
+    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and runs_here(options)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if alone else 1
 
@@ -101,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = beam_options(beam_flags)
         FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-        run = prepare(load(known.config), known.out)
+        config = load(known.config)
+        if config.needs_ocr and runs_here(options):
+            make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
+        run = prepare(config, known.out)
     except CANNOT_START as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
