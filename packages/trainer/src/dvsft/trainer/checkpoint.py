@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer.config import Lora
 from dvsft.trainer.model import lora_config
 
@@ -28,7 +29,7 @@ PROCESSOR_FILES = (
 )
 
 
-class ResumeError(ValueError):
+class ResumeError(DvsftError):
     """A state that this run cannot go on from."""
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.trainer.config import ConfigError, Dataset
 
@@ -24,7 +25,7 @@ INDEX_COLUMNS = ("rows", "cols", "qa")
 PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id", "qa")
 
 
-class DataError(ValueError):
+class DataError(DvsftError):
     """Label shards or a page that cannot be trained on."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.trainer import basic, config
 from dvsft.trainer.loss import IGNORE, row_loss
@@ -29,7 +30,7 @@ PARTS = {
 matches, and together they cover all. `language_model` names both of its parts."""
 
 
-class ModelError(ValueError):
+class ModelError(DvsftError):
     """A checkpoint or a choice of parts that cannot be trained."""
 
 

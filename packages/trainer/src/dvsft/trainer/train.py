@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
+from dvsft.patchlabels import command, settings
 from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, make_example
@@ -174,7 +175,7 @@ def describe(config: Config, mixture: Mixture, plan: Plan, model: SupervisedMode
     """run.json: what this run was made from, enough to make it again."""
     packages = ("torch", "transformers", "deepspeed", "peft", "dvsft-trainer", "dvsft-patchlabels")
     return {
-        "config": asdict(config),
+        "config": settings.resolved(config),
         "ranks": distributed.get_world_size(),
         "labels": {file: sha for pages in mixture.pages for file, sha in pages.fingerprints.items()},
         "samples": sum(sample is not None for sample in plan.samples),
@@ -200,12 +201,12 @@ def git_commit() -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train SFT, DV-SFT or BASIC on label shards.")
-    parser.add_argument("--config", required=True, help="TOML file, see pipelines/configs/train")
+    settings.add_arguments(parser, "TOML file, see pipelines/configs/train")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state, if any")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     options = parser.parse_args(arguments)
-    train(load(options.config), options.resume)
+    train(load(options.config, options.overrides), options.resume)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))
