@@ -68,7 +68,7 @@ def test_an_unset_setting_gets_its_default_and_an_integer_serves_as_a_float(tmp_
         ("[model]", "[loss]\nbeta = 1.5\n[model]", "loss.beta = 1.5, expected at most 1"),
         ("[model]", '[deepspeed]\nzero_stage = 2\noffload = "all"\n[model]', "needs zero_stage 3, found 2"),
         ("[model]", "[checkpoint]\nexport_at = [2.0]\n[model]", r"export_at in \(0, 1\]"),
-        ("[model]", "[loss]\nvision_weight = 0.0\n[model]", 'expected more than 0; for the text loss alone set method = "sft"'),
+        ("[model]", "[loss]\nvision_weight = 0.0\n[model]", 'more than 0; for the text loss alone set method = "sft"'),
         ('output = "out"', 'output = "out"\nmethod = "dvsft"', r"basic \(did you mean dv_sft\?\)"),
         ('[model]\npath = "model"', "model = 3", "model = 3, expected a table"),
         ("[model]", "[model", "is not TOML"),
