@@ -31,7 +31,8 @@ class Model(Settings):
     path: str
     """A Hugging Face folder or hub id."""
     freeze: tuple[str, ...] = ("vision_encoder",)
-    """Parts that do not train, by name: dvsft.trainer.model.PARTS."""
+    """Parts that do not train, by name: dvsft.trainer.model.PARTS. With a lora everything but its own weights is
+    frozen, named here or not; one on a part that is named here is refused."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and activations."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
