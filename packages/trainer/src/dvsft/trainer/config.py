@@ -28,7 +28,8 @@ class Lora:
 
 @dataclass(frozen=True)
 class Model:
-    """path: a Hugging Face folder or hub id. freeze: parts by name, see `dvsft.trainer.model.PARTS`."""
+    """path: a Hugging Face folder or hub id. freeze: parts by name, see `dvsft.trainer.model.PARTS`. With a lora
+    everything but its own weights is frozen, named here or not; one on a part that is named here is refused."""
 
     path: str
     freeze: tuple[str, ...] = ("vision_encoder",)
