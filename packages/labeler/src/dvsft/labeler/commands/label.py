@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
+from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import progress, stats
 from dvsft.labeler.runs.folder import Run, prepare
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
@@ -77,10 +78,13 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def runs_here(options: PipelineOptions) -> bool:
+    return "FnApiRunner" in (options.get_all_options().get("runner") or "")
+
+
 def local_threads(options: PipelineOptions) -> int:
     """All cores where this process does the work; one where a runner starts a worker for each of them."""
-    runner = options.get_all_options().get("runner") or ""
-    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and "FnApiRunner" in runner
+    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and runs_here(options)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if alone else 1
 
@@ -95,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--threads {known.threads}: expected at least 1")
     options = beam_options(beam_flags)
     FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-    run = prepare(load(known.config, known.overrides), known.out)
+    config = load(known.config, known.overrides)
+    if config.needs_ocr and runs_here(options):
+        make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
+    run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)
 
 
