@@ -22,6 +22,17 @@ ONE_PATCH = 32
 WEIGHTS = 0.08  # with the usual 0.02 so small a model needs minutes to see its pictures
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test writes into the user's cache of fingerprints."""
+    from dvsft.evaluator import fingerprint
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(fingerprint, "cache_path", lambda: folder / "sha256.json")
+        yield
+
+
 @pytest.fixture(scope="session")
 def processor_folder():
     for folder in PROCESSORS:

@@ -107,6 +107,14 @@ def test_a_lora_pattern_that_misses_the_language_side_is_refused(tiny, target, m
         load_model(tiny, Model(path="", dtype="float32", lora=Lora(target=target)))
 
 
+def test_a_lora_on_a_part_that_freeze_names_is_refused(tiny):
+    target = r".*language_model\.layers\.0\.self_attn\.q_proj"
+    for frozen in (("language_model", "head"), ("language_model.first_layer",)):
+        settings = Model(path="", dtype="float32", freeze=frozen, lora=Lora(rank=2, target=target))
+        with pytest.raises(ModelError, match=r"layers\.0\.self_attn\.q_proj, a module of language_model.first_layer"):
+            load_model(tiny, settings)
+
+
 def test_the_hash_sees_any_frozen_weight_move_and_ignores_trained_ones(model):
     freeze(model, ["vision_encoder"])
     before = hash_frozen(model)

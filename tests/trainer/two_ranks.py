@@ -7,18 +7,29 @@ A run named "resumed" is done again from its saved state, its first log kept as 
 
 import shutil
 import sys
+from pathlib import Path
 
 from torch import distributed
 
+from dvsft.trainer import checkpoint
 from dvsft.trainer.config import load
 from dvsft.trainer.train import train
+
+
+def train_twice(config):
+    """The second time as after a kill in the last step: with the state, without what comes behind it."""
+    output, remove = Path(config.output), checkpoint.remove_state
+    checkpoint.remove_state = lambda folder: None
+    train(config)
+    checkpoint.remove_state = remove
+    if distributed.get_rank() == 0:
+        shutil.copy(output / "log.jsonl", output / "undisturbed.jsonl")
+        shutil.rmtree(output / "final")
+    distributed.barrier()
+    train(config, resume=True)
+
 
 if __name__ == "__main__":
     for path in (argument for argument in sys.argv[1:] if argument.endswith(".toml")):
         config = load(path)
-        train(config)
-        if config.output.endswith("resumed"):
-            if distributed.get_rank() == 0:
-                shutil.copy(f"{config.output}/log.jsonl", f"{config.output}/undisturbed.jsonl")
-            distributed.barrier()
-            train(config, resume=True)
+        train_twice(config) if config.output.endswith("resumed") else train(config)

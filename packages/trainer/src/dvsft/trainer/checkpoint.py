@@ -8,10 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, distributed
+import torch
+from torch import Tensor, distributed, nn
 
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer.config import Lora
 from dvsft.trainer.model import lora_config
+from dvsft.trainer.record import differences
 
 PROCESSOR_FILES = (
     "added_tokens.json",
@@ -28,45 +31,84 @@ PROCESSOR_FILES = (
 )
 
 
-class ResumeError(ValueError):
-    """A state that this run cannot go on from."""
+class ResumeError(DvsftError):
+    """A run that cannot go on from what its output holds."""
 
 
-def save_state(engine: Any, folder: Path, step: int, identity: dict[str, Any]) -> None:
-    """Save the engine after `step` steps and forget the state before. `identity` is what a resumed run must
-    share. A run killed meanwhile resumes from the state before."""
+def begin(output: Path, record: dict[str, Any], resume: bool) -> tuple[dict[str, Any], int]:
+    """Start or go on with the run in `output`; called by rank 0 alone. Returns the run's record, which is the one
+    of its first start, and how many steps are done. Raises ResumeError where the two records are not of one run."""
+    refuse_other_run(output, resume)
+    if not (output / "run.json").exists():
+        write_json(output / "run.json", record)
+        return record, 0
+    first = json.loads((output / "run.json").read_text())
+    if found := differences(first, record):
+        raise ResumeError(
+            f"{output} holds a run with {'; '.join(found)}; resume with the same settings and labels, or choose "
+            "another output"
+        )
+    if (output / "final").is_dir():
+        return first, first["steps"]
+    saved = output / "state/resume.json"
+    return first, json.loads(saved.read_text())["step"] if saved.is_file() else 0
+
+
+def refuse_other_run(output: Path, resume: bool) -> None:
+    """Raises ResumeError where `output` holds a run that was not to be resumed, or a state of an unknown run."""
+    has_record, has_state = ((output / name).exists() for name in ("run.json", "state"))
+    if (has_record or has_state) and not resume:
+        raise ResumeError(f"{output} already holds a run; add --resume or choose another output")
+    if has_state and not has_record:
+        raise ResumeError(f"{output}/state has no run.json beside it that says whose it is; choose another output")
+
+
+def save_state(engine: Any, folder: Path, step: int) -> None:
+    """Save the engine after `step` steps and forget the state before. A run killed meanwhile resumes from the state
+    before. Frozen weights stay out: they are the base checkpoint's, as their hash in run.json proves."""
     tag = f"step-{step}"
-    engine.save_checkpoint(str(folder), tag=tag)
+    hook = engine.module.register_state_dict_post_hook(_drop_frozen)  # DeepSpeed keeps those with two names (tied)
+    engine.save_checkpoint(str(folder), tag=tag, exclude_frozen_parameters=True)
+    hook.remove()
     if distributed.get_rank() == 0:
-        write_json(folder / "resume.json", {"step": step, **identity})
+        write_json(folder / "resume.json", {"step": step})
         for old in folder.glob("step-*"):
             if old.name != tag:
                 shutil.rmtree(old)
     distributed.barrier()
 
 
-def load_state(engine: Any, folder: Path, identity: dict[str, Any]) -> int:
-    """Restore the engine; returns how many steps it has done, 0 where no state was saved yet. Raises
-    ResumeError for the state of a run with other ranks, another ZeRO stage or other samples."""
-    path = folder / "resume.json"
-    if not path.is_file():
-        return 0
-    saved = json.loads(path.read_text())
-    for name, ours in identity.items():
-        if saved.get(name) != ours:
-            raise ResumeError(
-                f"the state at {folder} was saved with {name} = {saved.get(name)}, this run has {ours}; "
-                "resume with the same, or export and start a new run from the exported folder"
-            )
-    engine.load_checkpoint(str(folder), tag=f"step-{saved['step']}")
-    return saved["step"]
+def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(prefix + name, None)
+
+
+def load_state(engine: Any, folder: Path, step: int) -> None:
+    """Restore the engine after `step` steps, over the base checkpoint's weights. Raises ResumeError on all ranks where
+    one of them does not see the state."""
+    tag = f"step-{step}"
+    blind = torch.tensor(float(not (folder / tag).is_dir()), device=engine.device)
+    distributed.all_reduce(blind)
+    if blind:
+        raise ResumeError(
+            f"{int(blind)} of {distributed.get_world_size()} ranks do not find {folder / tag}; put output on a file "
+            "system that all nodes share"
+        )
+    engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+
+
+def remove_state(folder: Path) -> None:
+    """Delete the states of a run whose final export is there."""
+    if distributed.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(temporary, path)
 
 

@@ -8,6 +8,8 @@ where the killed one stopped, and every sample that is left out is counted with 
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,14 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.trainer.config import ConfigError, Dataset
+
+DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id", "qa")
+"""What of a row decides training; the image by its hash."""
 
 INDEX_COLUMNS = ("rows", "cols", "qa")
 PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id", "qa")
 
 
-class DataError(ValueError):
+class DataError(DvsftError):
     """Label shards or a page that cannot be trained on."""
 
 
@@ -56,7 +62,6 @@ class Pages:
         """labels: folders (every *.parquet below) or globs. Raises DataError where there are none and
         dvsft.patchlabels.rows.ContractError for shards made for another model."""
         self.files = _shards(labels)
-        self.fingerprints: dict[str, str] = {}
         groups: list[tuple[int, int, int]] = []
         for number, file in enumerate(self.files):
             parquet, metadata = rows.open_shard(file)
@@ -64,7 +69,6 @@ class Pages:
                 metadata.require(grid=grid, tokenizer_sha256=tokenizer_sha256, where=str(file))
                 counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
             groups += [(number, g, count) for g, count in enumerate(counts)]
-            self.fingerprints[str(file)] = metadata.fingerprint
         self._file_and_group = [(number, g) for number, g, _ in groups]
         self._end = np.cumsum([count for *_, count in groups])
 
@@ -80,6 +84,10 @@ class Pages:
         with parquet:
             table = parquet.read_row_group(number, columns=list(PAGE_COLUMNS))
         return table.slice(page - self._end[group] + len(table), 1).to_pylist()[0]
+
+    def labels_sha256(self) -> dict[str, str]:
+        """For every shard, sha256 over the columns of its rows that decide training."""
+        return {str(file): _labels_sha256(file) for file in self.files}
 
     def index(self, usable: Callable[[str], bool]) -> Index:
         """Read the questions of all pages once. `usable` says whether a text may stand in a prompt."""
@@ -100,6 +108,13 @@ class Pages:
             index.questions.append(tuple(kept))
             index.text_bytes.append(tuple(kept.values()))
         return index
+
+
+def _labels_sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    for row in rows.read(file, DECIDING_COLUMNS):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def question_and_answer(qa: dict[str, Any]) -> tuple[str, str]:
@@ -164,6 +179,10 @@ class Mixture:
                 text = sum(index.text_bytes[page][k] for k in places)
                 sample = Sample(number, page, questions, int(rng.integers(instructions)))
                 yield sample, index.visual_tokens[page] + text
+
+    def labels_sha256(self) -> dict[str, str]:
+        """Of every shard of all datasets, see Pages."""
+        return {file: sha256 for pages in self.pages for file, sha256 in pages.labels_sha256().items()}
 
     def read(self, sample: Sample) -> dict[str, Any]:
         return self.pages[sample.dataset][sample.page]

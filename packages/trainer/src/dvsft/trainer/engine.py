@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import os
 import socket
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, distributed, nn
 
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer.config import Config
+
+T = TypeVar("T")
 
 
 def start_processes() -> tuple[int, int, torch.device]:
@@ -83,3 +87,31 @@ def start_engine(model: nn.Module, config: Config, world_size: int, steps: int) 
         lr_scheduler=lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps),
     )
     return engine
+
+
+def as_rank_0(decide: Callable[[], T]) -> T:
+    """What `decide` returns on rank 0, on every rank; its DvsftError is raised on every rank. Nodes may see different
+    disks: what depends on files is decided once."""
+    box: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            box[0] = decide()
+        except DvsftError as error:
+            box[1] = error
+    distributed.broadcast_object_list(box)
+    if box[1]:
+        raise box[1]
+    return box[0]
+
+
+def backward_and_step(engine: Any, loss: Tensor) -> float | None:
+    """The second half of a pass. Returns the norm of the step's gradient before it was clipped, from the last pass of a
+    step alone; a norm that is not finite may be inf, nan or -1, DeepSpeed's sign of either."""
+    engine.backward(loss)
+    last, told = engine.is_gradient_accumulation_boundary(), hasattr(engine.optimizer, "_global_grad_norm")
+    norm = None
+    if last and not told:  # float32 without ZeRO: DeepSpeed clips in step() and keeps the norm to itself
+        grads = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+    engine.step()
+    return float(engine.get_global_grad_norm()) if last and told else norm

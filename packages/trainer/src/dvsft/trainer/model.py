@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.trainer import basic, config
 from dvsft.trainer.loss import IGNORE, row_loss
@@ -29,7 +30,7 @@ PARTS = {
 matches, and together they cover all. `language_model` names both of its parts."""
 
 
-class ModelError(ValueError):
+class ModelError(DvsftError):
     """A checkpoint or a choice of parts that cannot be trained."""
 
 
@@ -49,9 +50,9 @@ def load_processor(folder: Path, data: config.Data) -> tuple[Any, GridSpec, str]
     return AutoProcessor.from_pretrained(folder), grid, rows.tokenizer_sha256(folder)
 
 
-def load_model(folder: Path, settings: config.Model) -> nn.Module:
-    """The checkpoint with only the chosen parameters left trainable, LoRA layers injected if there are
-    any."""
+def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module:
+    """The checkpoint with only the chosen parameters left trainable, LoRA layers injected if there are any, whose
+    first weights depend on `seed` alone."""
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
     )
@@ -59,7 +60,8 @@ def load_model(folder: Path, settings: config.Model) -> nn.Module:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     freeze(model, settings.freeze)
     if settings.lora:
-        add_lora(model, settings.lora)
+        torch.manual_seed(seed)
+        add_lora(model, settings.lora, settings.freeze)
     return model.train()
 
 
@@ -93,10 +95,11 @@ def _is_tied(model: Any) -> bool:
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def add_lora(model: nn.Module, settings: config.Lora) -> None:
-    """Inject a LoRA into the modules whose full name matches `target`; everything else freezes.
+def add_lora(model: nn.Module, settings: config.Lora, frozen: Sequence[str] = ()) -> None:
+    """Inject a LoRA into the modules whose full name matches `target`; everything else freezes, also parts that
+    `frozen` does not name.
 
-    Raises ModelError where the pattern names no module, the vision tower or a tied head.
+    Raises ModelError where the pattern names no module, the vision tower, a tied head or a part in `frozen`.
     """
     from peft import inject_adapter_in_model
 
@@ -108,6 +111,11 @@ def add_lora(model: nn.Module, settings: config.Lora) -> None:
     if "lm_head" in hit and _is_tied(model):
         raise ModelError(
             "lora.target names lm_head, which is tied to the embeddings and cannot be merged; leave it out"
+        )
+    parts = {name: part_of(f"{name}.") for name in hit}
+    if bad := [name for name, part in parts.items() if {part, part.partition(".")[0]} & set(frozen)]:
+        raise ModelError(
+            f"lora.target names {bad[0]}, a module of {parts[bad[0]]}, which model.freeze names too; take it out of one"
         )
     inject_adapter_in_model(lora_config(settings), model)
 

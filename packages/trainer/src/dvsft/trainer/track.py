@@ -14,9 +14,13 @@ from tqdm import tqdm
 Tracker = Callable[[Mapping[str, float], int], None]
 
 
-def open_tracker(tracker: str, output: Path, config: Mapping[str, Any], first_step: int) -> Tracker:
-    """A function (figures, step) -> None that writes to `tracker`: tensorboard, wandb, trackio or
-    none."""
+def open_tracker(tracker: str, output: Path, record: Mapping[str, Any], first_step: int) -> Tracker:
+    """A function (figures, step) -> None that writes to `tracker`: tensorboard, wandb, trackio or none.
+
+    A run is known by the `run_id` of its record, run.json: one resumed goes on, another in a folder of the same name
+    is another.
+    """
+    run_id, config = record["run_id"], dict(record["config"])
     if tracker == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter
 
@@ -31,12 +35,12 @@ def open_tracker(tracker: str, output: Path, config: Mapping[str, Any], first_st
     if tracker == "wandb":
         import wandb
 
-        run = wandb.init(project="dvsft", id=output.name, dir=str(output), config=dict(config), resume="allow")
+        run = wandb.init(project="dvsft", id=run_id, name=output.name, dir=str(output), config=config, resume="allow")
         return lambda figures, step: run.log(dict(figures), step=step)
     if tracker == "trackio":
         import trackio
 
-        trackio.init(project="dvsft", name=output.name, config=dict(config), resume="allow")
+        trackio.init(project="dvsft", name=f"{output.name}-{run_id[:8]}", config=config, resume="allow")
         return lambda figures, step: trackio.log(dict(figures), step=step)
     return lambda figures, step: None
 
@@ -44,18 +48,18 @@ def open_tracker(tracker: str, output: Path, config: Mapping[str, Any], first_st
 class Log:
     """Rank 0's record of a run: a JSON line a step, the tracker, and a progress bar with the time left."""
 
-    def __init__(self, output: Path, tracker: str, config: Mapping[str, Any], first_step: int, steps: int):
+    def __init__(self, output: Path, tracker: str, record: Mapping[str, Any], first_step: int):
         """first_step: steps already done; lines of a killed run after it are cut off, they will be done
         again."""
         path = output / "log.jsonl"
         kept = path.read_text().splitlines(keepends=True)[:first_step] if first_step else []
         self._file = path.open("w")
         self._file.writelines(kept)
-        self._track = open_tracker(tracker, output, config, first_step)
-        self._bar = tqdm(total=steps, initial=first_step, unit="step", dynamic_ncols=True)
+        self._track = open_tracker(tracker, output, record, first_step)
+        self._bar = tqdm(total=record["steps"], initial=first_step, unit="step", dynamic_ncols=True)
 
     def __call__(self, figures: Mapping[str, float], step: int) -> None:
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
         self._file.flush()
         self._track(figures, step)
         shown = ("text_loss", "vision_loss", "patch_accuracy", "direction_loss", "semantics_loss", "learning_rate")

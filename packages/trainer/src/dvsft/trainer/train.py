@@ -8,11 +8,10 @@ or, as one process, `python -m dvsft.trainer.train` with the same arguments.
 from __future__ import annotations
 
 import argparse
-import subprocess
+import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,62 +19,83 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
+from dvsft.patchlabels import command, settings
+from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, make_example
-from dvsft.trainer.config import Config, ConfigError, load
+from dvsft.trainer.config import Config, load
 from dvsft.trainer.data import Mixture, micro_batches
 from dvsft.trainer.loss import IGNORE
 from dvsft.trainer.model import (
     ModelError,
     SupervisedModel,
-    audit,
     hash_frozen,
     load_model,
     load_processor,
     local_folder,
 )
 from dvsft.trainer.plan import Plan, make_plan
+from dvsft.trainer.record import describe
 from dvsft.trainer.track import Log, peak_memory_gib
+
+
+class TrainingError(DvsftError):
+    """A run that has come apart."""
 
 
 def train(config: Config, resume: bool = False) -> None:
     """One run, from label shards to Hugging Face folders below `config.output`."""
     rank, world_size, device = engines.start_processes()
     output, base = Path(config.output), local_folder(config.model.path)
-    if (output / "run.json").exists() and not resume:
-        raise ConfigError(f"{output} already holds a run; add --resume or choose another output")
+    engines.as_rank_0(lambda: checkpoint.refuse_other_run(output, resume))
 
     mixture, encoder = open_data(config, base)
     plan = make_plan(config, mixture, encoder)
-    model = SupervisedModel(load_model(base, config.model), config.method, config.loss)
+    model = SupervisedModel(load_model(base, config.model, config.seed), config.method, config.loss)
     engine = engines.start_engine(model, config, world_size, plan.steps)
     frozen = hash_frozen(engine.module)
 
-    identity = {
-        "ranks": world_size,
-        "zero_stage": config.deepspeed.zero_stage,
-        "samples": plan.sha256,
-        "method": config.method,
-    }
-    done = checkpoint.load_state(engine, output / "state", identity) if resume else 0
-    if rank == 0:
-        record = describe(config, mixture, plan, model, frozen)
-        checkpoint.write_json(output / "run.json", record)
-        log = Log(output, config.tracker, record["config"], done, plan.steps)
+    def begin() -> tuple[dict[str, Any], int]:
+        return checkpoint.begin(output, describe(config, mixture, plan, model, frozen, world_size), resume)
+
+    record, done = engines.as_rank_0(begin)
+    if done == plan.steps:
+        if rank == 0:
+            print(f"nothing left to do: {output / 'final'} is there")
+        return
+    if done:
+        checkpoint.load_state(engine, output / "state", done)
+    log = Log(output, config.tracker, record, done) if rank == 0 else None
 
     accumulation = config.accumulation(world_size)
     passes = load_batches(config, mixture, encoder, plan, rank, world_size, done)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
-        if rank == 0:
+        check_finite(figures, step, config.checkpoint.resume_every)
+        if log:
             log(figures, step)
-        if step % config.checkpoint.resume_every == 0 and step < plan.steps:
-            checkpoint.save_state(engine, output / "state", step, identity)
-        if step in plan.exports:
+        if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
             checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
+        if step % config.checkpoint.resume_every == 0 and step < plan.steps:
+            checkpoint.save_state(engine, output / "state", step)
     if hash_frozen(engine.module) != frozen:
         raise ModelError("frozen weights changed during training; the exported folders are not to be trusted")
+    checkpoint.remove_state(output / "state")
+
+
+def check_finite(figures: dict[str, float], step: int, resume_every: int) -> None:
+    """Raises TrainingError where a figure of this step is no number. All ranks have the same figures."""
+    bad = [name for name, value in figures.items() if not math.isfinite(value)]
+    if figures["gradient_norm"] < 0:  # DeepSpeed's sign of one that is not finite
+        bad.append("gradient_norm")
+    if bad:
+        saved = (step - 1) // resume_every * resume_every
+        left = f"the state after step {saved} is kept" if saved else "no state was saved before"
+        raise TrainingError(
+            f"step {step}: {bad[0]} is {figures[bad[0]]}, expected a finite number; {left}; lower "
+            f"optimizer.learning_rate, or look at the batch: dvsft inspect --step {step}"
+        )
 
 
 def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
@@ -129,14 +149,11 @@ def train_step(
     for batch in batches:
         on_device = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
         loss, *parts = engine(on_device, *shares)
-        engine.backward(loss)
-        engine.step()
+        gradient_norm = engines.backward_and_step(engine, loss)
         sums += torch.stack(parts).detach()
     text, vision, hits, direction, semantics = all_reduce(sums, device).tolist()
     seconds = time.perf_counter() - started
-    figures = {"text_loss": text / max(texts, 1)}
-    if (norm := engine.get_global_grad_norm()) is not None:  # without ZeRO DeepSpeed clips but does not tell
-        figures["gradient_norm"] = float(norm)
+    figures = {"text_loss": text / max(texts, 1), "gradient_norm": gradient_norm}
     if method == "dv_sft" and visuals:
         figures |= {"vision_loss": vision / visuals, "patch_accuracy": hits / visuals}
     if method == "basic" and images:
@@ -170,42 +187,14 @@ def all_reduce(values: Any, device: torch.device) -> Tensor:
     return values
 
 
-def describe(config: Config, mixture: Mixture, plan: Plan, model: SupervisedModel, frozen: str) -> dict[str, Any]:
-    """run.json: what this run was made from, enough to make it again."""
-    packages = ("torch", "transformers", "deepspeed", "peft", "dvsft-trainer", "dvsft-patchlabels")
-    return {
-        "config": asdict(config),
-        "ranks": distributed.get_world_size(),
-        "labels": {file: sha for pages in mixture.pages for file, sha in pages.fingerprints.items()},
-        "samples": sum(sample is not None for sample in plan.samples),
-        "samples_sha256": plan.sha256,
-        "dropped": dict(plan.dropped),
-        "steps": plan.steps,
-        "exports": plan.exports,
-        "parameters": {part: counts._asdict() for part, counts in audit(model.model).items()},
-        "frozen_sha256": frozen,
-        "versions": {name: version(name) for name in packages},
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the source tree this runs from, None outside of one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train SFT, DV-SFT or BASIC on label shards.")
-    parser.add_argument("--config", required=True, help="TOML file, see pipelines/configs/train")
+    settings.add_arguments(parser, "TOML file, see pipelines/configs/train")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state, if any")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     options = parser.parse_args(arguments)
-    train(load(options.config), options.resume)
+    train(load(options.config, options.overrides), options.resume)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))
