@@ -312,6 +312,13 @@ def mme(folder):
             picture(folder / images / f"{n}.jpg")
 
 
+def predicted(lines):
+    """Predictions from the JSON objects of their lines."""
+    from dvsft.evaluator.records import Prediction
+
+    return [Prediction.from_line(line) for line in lines]
+
+
 @pytest.fixture
 def write_lines(tmp_path):
     """Write prediction lines to a new file and return its path."""

@@ -12,7 +12,8 @@ from PIL import Image
 
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.compare import Run, right
-from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels.image import ImageError, decode
 
 LONGEST_SIDE = 1000
@@ -65,8 +66,8 @@ def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
     item = next(item for item in found if item)
     answers = [
         {
-            "text": i.line["prediction"],
-            "error": i.line.get("error", ""),
+            "text": i.prediction.text,
+            "error": i.prediction.error,
             "score": round(i.values[benchmark.metrics[0]], 4),
             "right": right(benchmark.metrics[0], i.values[benchmark.metrics[0]]),
         }
@@ -77,8 +78,8 @@ def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
     return {
         "benchmark": name,
         "id": key,
-        "question": item.line.get("question") or "",
-        "references": list(dict.fromkeys(item.line["references"])),
+        "question": item.prediction.question,
+        "references": list(dict.fromkeys(item.prediction.references)),
         "image": item.image,
         "answers": answers,
     }

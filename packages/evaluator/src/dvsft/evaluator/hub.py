@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dvsft.evaluator.layouts import DataError, Numbers, Sample
+from dvsft.evaluator.layouts import DataError, Numbers
+from dvsft.evaluator.records import Sample
 
 Row = Mapping[str, Any]
 Fields = tuple[str, str, tuple[str, ...]]  # id, question, references
