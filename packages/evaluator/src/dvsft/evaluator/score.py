@@ -17,10 +17,10 @@ import numpy as np
 
 from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
 from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Prediction, Score
 from dvsft.evaluator.scorers import yes_no
 
-LOWER_IS_BETTER = ("normalized_edit_distance", "character_error_rate")
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 
@@ -37,7 +37,7 @@ def judge_one(benchmark: Benchmark, prediction: Prediction, scorer_set: str = "o
     for metric in benchmark.metrics:
         name = benchmark.metric(group) if metric == benchmark.metrics[0] else metric
         if prediction.text is None:
-            values[metric] = float(metric in LOWER_IS_BETTER)
+            values[metric] = METRICS[metric].worst
         else:
             values[metric] = scorer_sets.scorer(name, scorer_set)(prediction.text, prediction.references)
     return Score(prediction, values, group)
