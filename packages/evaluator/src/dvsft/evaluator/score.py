@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks import MATH, Benchmark
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.predictions import Line
 from dvsft.evaluator.scorers import yes_no
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
+RECOGNITION = "Text Recognition"  # OCRBench's category of six types; the other four types are categories of their own
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 
 
@@ -102,6 +103,7 @@ def score(benchmark: Benchmark, lines: Sequence[Line], scorer_set: str = "offici
         }
     if benchmark.name == "ocrbench":
         result["points"] = round(sum(item.values["contains"] for item in items))
+        result["categories"] = ocrbench_categories(items)
     if benchmark.name == "mme":
         result["mme"] = mme(items)
     return result
@@ -112,6 +114,17 @@ def by_group(items: Sequence[Item]) -> dict[str, list[Item]]:
     for item in items:
         groups[item.group].append(item)
     return dict(sorted(groups.items()))
+
+
+def ocrbench_categories(items: Sequence[Item]) -> dict[str, dict[str, int]]:
+    """Points and questions of OCRBench's five official categories (OCRBench/example.py): 300, 200, 200, 200, 100."""
+    members: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        members[RECOGNITION if item.group.endswith("Recognition") and item.group != MATH else item.group].append(item)
+    return {
+        name: {"points": round(sum(item.values["contains"] for item in of)), "of": len(of)}
+        for name, of in members.items()
+    }
 
 
 def mme(items: Sequence[Item]) -> dict[str, Any]:
