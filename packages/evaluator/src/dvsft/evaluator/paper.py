@@ -38,5 +38,5 @@ NOTES = (
 
 def average(figures: Sequence[float]) -> float:
     """The mean of printed figures, rounded as the paper rounds: 59.425 is 59.43, which binary fractions make 59.42."""
-    mean = sum(Decimal(str(figure)) for figure in figures) / len(figures)
+    mean = sum((Decimal(str(figure)) for figure in figures), Decimal(0)) / len(figures)
     return float(mean.quantize(Decimal("0.01"), ROUND_HALF_UP))
