@@ -40,6 +40,17 @@ def test_ocrbench_counts_points_and_reads_formulas_by_their_own_rule():
     assert result["points"] == 2 and result["n"] == 3
 
 
+def test_ocrbench_adds_its_types_up_to_the_five_official_categories():
+    math = "Handwritten Mathematical Expression Recognition"
+    types = ["Regular Text Recognition", "Digit String Recognition", "Doc-oriented VQA", math]
+    lines = [{"id": f"{kind}/{n}", "prediction": "a" * n, "references": ["a"]} for kind in types for n in range(2)]
+    assert score.score(benchmarks.get("ocrbench"), predicted(lines))["categories"] == {
+        "Text Recognition": {"points": 2, "of": 4},
+        "Doc-oriented VQA": {"points": 1, "of": 2},
+        math: {"points": 1, "of": 2},
+    }
+
+
 def test_transcription_headline_is_the_full_size_only():
     lines = [{"id": f"{g}/p", "prediction": p, "references": ["abcd"]} for g, p in (("x1", "abcd"), ("x0.5", ""))]
     result = score.score(benchmarks.get("transcription-contextual"), predicted(lines))
@@ -203,6 +214,14 @@ def test_averages_of_the_table_stay_empty_until_all_their_benchmarks_are_there()
 def test_papers_averages_are_those_it_prints():
     rows = compare.paper_rows()
     assert [round(c["score"], 2) for c in rows["Qwen3-VL-2B + DV-SFT"] if c["benchmark"] == "average"] == [84.47, 75.86]
+
+
+def test_the_papers_averages_are_rounded_as_it_prints_them():
+    rows = {
+        model: [c["score"] for c in row if c["benchmark"] == "average"] for model, row in compare.paper_rows().items()
+    }
+    assert rows["Qwen3-1.7B + DV-SFT"] == [74.59, 59.43]  # the mean is 59.425, which binary fractions print as 59.42
+    assert rows["Qwen3-VL-2B"] == [79.95, 75.1] and rows["Qwen3-VL-8B"] == [86.04, 80.81]
 
 
 def test_a_torn_last_line_is_cut_off_before_more_is_written(tmp_path):

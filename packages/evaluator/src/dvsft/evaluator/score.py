@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks import MATH, Benchmark
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Prediction, Score
 from dvsft.evaluator.scorers import yes_no
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
+RECOGNITION = "Text Recognition"  # OCRBench's category of six types; the other four types are categories of their own
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 
 
@@ -135,6 +136,7 @@ def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "of
         }
     if benchmark.name == "ocrbench":
         result["points"] = round(sum(score.values["contains"] for score in scores))
+        result["categories"] = ocrbench_categories(scores)
     if benchmark.name == "mme":
         result["mme"] = mme(scores)
     return result
@@ -145,6 +147,19 @@ def by_group(scores: Sequence[Score]) -> dict[str, list[Score]]:
     for score in scores:
         groups[score.group].append(score)
     return dict(sorted(groups.items()))
+
+
+def ocrbench_categories(scores: Sequence[Score]) -> dict[str, dict[str, int]]:
+    """Points and questions of OCRBench's five official categories (OCRBench/example.py): 300, 200, 200, 200, 100."""
+    members: dict[str, list[Score]] = defaultdict(list)
+    for score in scores:
+        members[RECOGNITION if score.group.endswith("Recognition") and score.group != MATH else score.group].append(
+            score
+        )
+    return {
+        name: {"points": round(sum(score.values["contains"] for score in of)), "of": len(of)}
+        for name, of in members.items()
+    }
 
 
 def mme(scores: Sequence[Score]) -> dict[str, Any]:
