@@ -16,7 +16,7 @@ LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev labels-env labels demo study filter relabel stats preview cluster-up cluster-down train evaluate test test-matrix lint format \
+.PHONY: help dev labels-env labels demo study filter relabel stats preview cluster-up cluster-down train evaluate schema test test-matrix lint format \
 	bench bench-train corners clean
 
 help:  ## list the targets
@@ -65,6 +65,9 @@ train: | dev  ## train in one process: CONFIG=train config; docs/training.md has
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
+
+schema: | dev  ## write the JSON Schema of the config files, by which editors complete and check them
+	@$(DEV) run -q --no-sync python pipelines/schemas.py
 
 test: | dev  ## all tests
 	@$(DEV) run -q --no-sync pytest $(ARGS)
