@@ -35,12 +35,18 @@ class ModelError(DvsftError):
 
 
 def local_folder(path: str) -> Path:
-    """The folder of a checkpoint; a hub id is downloaded first."""
+    """The folder of a checkpoint; a hub id is downloaded first. Raises ModelError where there is neither."""
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    try:
+        return Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    except (OSError, ValueError) as error:  # the hub's errors are one or the other
+        raise ModelError(
+            f"found {path!r}, no folder here and not on the hub ({str(error).splitlines()[0]}); expected a "
+            "Hugging Face folder or a hub id"
+        ) from error
 
 
 def load_processor(folder: Path, data: config.Data) -> tuple[Any, GridSpec, str]:
