@@ -6,11 +6,13 @@ Exit codes: 0 done; 2 the run cannot start, and why; 3 more pages were rejected 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import apache_beam as beam
@@ -20,17 +22,13 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.ocr.lines import EngineError
-from dvsft.labeler.page import SourceError
 from dvsft.labeler.runs import progress, stats
 from dvsft.labeler.runs.folder import Run, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
-from dvsft.patchlabels.grid import GridError
+from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
-
-CANNOT_START = (ConfigError, EngineError, GridError, RunError, SourceError, ImportError, OSError)
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
@@ -50,7 +48,7 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
     started = time.time()
     results, per_shard = files.join(run.out, "labels"), run.config.output.pages_per_shard
     shown = progress.shown("labelling", results, run.planned, per_shard)
-    with shown, beam.Pipeline(options=options) as pipeline:
+    with one_line_if_full(run.out), shown, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
@@ -65,6 +63,20 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
         return 3
     print(f"look at them: make preview OUT={run.out}")
     return 0
+
+
+@contextmanager
+def one_line_if_full(out: str) -> Iterator[None]:
+    """Turn the traceback of a worker whose disk is full into a RunError; a runner hands on its text alone."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise RunError(
+            f"no space left for {out}: free some, or move it to a larger disk, and run the same command again; "
+            "finished shards stay"
+        ) from error
 
 
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
@@ -96,24 +108,20 @@ def local_threads(options: PipelineOptions) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="the TOML file of the run, see pipelines/configs/")
+    settings.add_arguments(parser, "the TOML file of the run, see pipelines/configs/")
     parser.add_argument("--out", required=True, help="run folder: local, s3://, gs:// or hdfs://")
     parser.add_argument("--threads", type=int, help="pages at a time in a process; default: all cores")
     known, beam_flags = parser.parse_known_args(arguments)
     if known.threads is not None and known.threads < 1:
         parser.error(f"--threads {known.threads}: expected at least 1")
-    try:
-        options = beam_options(beam_flags)
-        FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-        config = load(known.config)
-        if config.needs_ocr and runs_here(options):
-            make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
-        run = prepare(config, known.out)
-    except CANNOT_START as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
+    config = load(known.config, known.overrides)
+    if config.needs_ocr and runs_here(options):
+        make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
+    run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))
