@@ -13,26 +13,14 @@ def config(tiny, tmp_path):
 
 
 def wrong(config, tmp_path):
-    out = str(tmp_path / "out")
+    out, train = str(tmp_path / "out"), ["train", "--config", config]
     return {
-        "train": (
-            ["train", "--config", config, "--set", "optimizer.epochs=0"],
-            "optimizer.epochs = 0, expected at least",
-        ),
-        "no labels": (["train", "--config", config], "no-labels"),
-        "no model": (
-            ["train", "--config", config, "--set", "model.path=out/none"],
-            "no folder here and not on the hub",
-        ),
-        "inspect": (
-            ["inspect", "--config", config, "--output", out, "--set", "sed=1"],
-            "unknown key sed (did you mean",
-        ),
-        "graft": (
-            ["graft", "--text", "out/none", "--vision", "x", "--output", out],
-            "no folder here and not on the hub",
-        ),
-        "tiny": (["tiny", "--processor", "out/none", "--output", out], "out/none"),
+        "train": ([*train, "--set", "optimizer.epochs=0"], "optimizer.epochs = 0, expected at least 1"),
+        "no labels": (train, "no-labels"),
+        "no model": ([*train, "--set", "model.path=/none"], "/none does not exist"),
+        "inspect": (["inspect", *train[1:], "--output", out, "--set", "sed=1"], "unknown key sed (did you mean seed?)"),
+        "graft": (["graft", "--text", "/none", "--vision", "x", "--output", out], "/none does not exist"),
+        "tiny": (["tiny", "--processor", "/none", "--output", out], "found no folder /none"),
     }
 
 
