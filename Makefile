@@ -16,7 +16,8 @@ LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev labels-env labels demo study filter relabel stats preview cluster-up cluster-down train evaluate test test-matrix lint format \
+.PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
+	evaluate test test-matrix lint format \
 	bench bench-train corners clean
 
 help:  ## list the targets
@@ -37,10 +38,13 @@ demo: labels | dev  ## after that, train a tiny model by SFT, BASIC and DV-SFT o
 	@rm -rf out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.demo --out out/demo
 
-study: | dev  ## the experiments of docs/study.md, or what is left of them: SCALE=cpu or gpu ARGS="--jobs 2"
+study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
 	@OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.run --scale $(SCALE) \
 		--out out/study-$(SCALE) $(ARGS)
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --name $(SCALE) --study out/study-$(SCALE)
+
+study-publish: | dev  ## put the results of make study into docs/study.md: SCALE=cpu or gpu
+	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --publish --name $(SCALE) --study out/study-$(SCALE)
 
 filter: | dev  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
 	@$(DEV) run -q --no-sync dvsft filter --config "$(CONFIG)" $(ARGS)

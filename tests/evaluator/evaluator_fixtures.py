@@ -312,6 +312,27 @@ def mme(folder):
             picture(folder / images / f"{n}.jpg")
 
 
+def write_run(folder, answers, lens=None, **tags):
+    """A run folder as `predict` leaves it. answers: benchmark -> its lines."""
+    settings = {
+        "model": f"/models/{folder.name}",
+        "endpoint": None,
+        "patches": [64, 2048],
+        "instruction": "",
+        "tags": tags,
+        "created": "2026-01-01T00:00:00Z",
+        "samples": {name: len(lines) for name, lines in answers.items()},
+    }
+    write_json(folder / "run.json", settings)
+    for name, lines in answers.items():
+        path = folder / "predictions" / f"{name}.0.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"benchmark": name, **line}) + "\n" for line in lines))
+    if lens is not None:
+        write_json(folder / "lens.json", {"model": {"all": lens}})
+    return folder
+
+
 @pytest.fixture
 def write_lines(tmp_path):
     """Write prediction lines to a new file and return its path."""

@@ -111,6 +111,13 @@ def test_squad_scores_ignore_case_articles_and_punctuation():
     assert scorers.squad_f1("", ["the"]) == 0.0
 
 
+def test_squad_drops_punctuation_and_does_not_part_words_by_it():
+    assert scorers.squad_exact_match("an-d", ["and"]) == 1.0
+    assert scorers.squad_exact_match("an-d", ["d"]) == 0.0
+    assert scorers.squad_exact_match("U.S. 1,000", ["us 1000"]) == 1.0
+    assert scorers.squad_f1("well-known", ["well known"]) == 0.0
+
+
 def official_squad_f1(prediction, reference):
     """SQuAD v1.1's definition, written out: precision, recall, harmonic mean."""
 

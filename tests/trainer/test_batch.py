@@ -214,7 +214,7 @@ def test_length_limits_hold_to_the_token(encoder, processor_folder, tmp_path):
     page = draw_page(0, processor_folder, qa=[("Which word is it? " * 9, "total")])
     pages = [page, text_page(1, processor_folder, qa=[("7" * 300, "total")])]  # a token a byte
     write_shard(tmp_path / "0.parquet", pages, processor_folder)
-    mixture = Mixture([Dataset((str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), encoder.usable)
+    mixture = Mixture([Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), encoder.usable)
     for number in range(2):
         sample = Sample(0, number, (0,), 3)
         example = make_example(mixture, sample)
@@ -239,7 +239,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(process
     page = draw_page(7, processor_folder)
     page["image"]["bytes"] = page["image"]["bytes"][:200]
     write_shard(tmp_path / "0.parquet", [page], processor_folder)
-    mixture = Mixture([Dataset((str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), bool)
+    mixture = Mixture([Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), bool)
     with pytest.raises(DataError, match=r"page drawn/train/0007: .* cannot be decoded.*label again"):
         make_example(mixture, Sample(0, 0, (0,), 0))
 

@@ -16,7 +16,7 @@ def pages_of(folder, processor_folder):
 
 def mixture_of(processor_folder, *datasets):
     return Mixture(
-        [Dataset((str(folder),), mode) for folder, mode in datasets],
+        [Dataset(labels=(str(folder),), questions_per_page=mode) for folder, mode in datasets],
         GRID,
         tokenizer_sha256(processor_folder),
         lambda text: "<|" not in text,

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.settings import build, resolved
 
 ROOT = Path(__file__).parents[2]
 FONT = next((ROOT / "packages/labeler/src/dvsft/labeler/fonts").glob("*.ttf"), None)
@@ -103,19 +103,19 @@ def write_toml(path, config):
 
     def inline(value):
         if isinstance(value, dict):
-            return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items() if v is not None) + "}"
+            return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list | tuple):
             return "[" + ", ".join(map(inline, value)) + "]"
         return json.dumps(value)
 
-    lines = [f"{name} = {inline(value)}\n" for name, value in asdict(config).items() if value is not None]
+    lines = [f"{name} = {inline(value)}\n" for name, value in resolved(config).items()]
     path.write_text("".join(lines))
     return path
 
 
 def make_config(output, model, labels, **changes):
     """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3."""
-    from dvsft.trainer.config import Config, build
+    from dvsft.trainer.config import Config
 
     table = {
         "output": str(output),
@@ -137,4 +137,4 @@ def make_config(output, model, labels, **changes):
         for key in path:
             inner = inner.setdefault(key, {})
         inner[last] = value
-    return build(Config, table)
+    return build(table, Config)

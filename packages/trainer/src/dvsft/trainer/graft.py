@@ -9,6 +9,7 @@ Both are folders or hub ids, e.g. Qwen/Qwen3-1.7B and Qwen/Qwen3-VL-2B-Instruct.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.model import ModelError, local_folder
 
@@ -111,4 +113,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

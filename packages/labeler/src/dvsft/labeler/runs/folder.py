@@ -24,6 +24,7 @@ from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, same_are_there
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
+from dvsft.patchlabels.settings import resolved
 
 UNFELT = (
     "config.output.max_reject_share",
@@ -138,10 +139,13 @@ def _run_file(out: str) -> str:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What decides the bytes of the labels. Keys left at None are not in TOML either."""
-    settings = {key: value for key, value in asdict(run).items() if key != "out"}
-    settings["config"]["model"] = {k: v for k, v in settings["config"]["model"].items() if v is not None}
-    return settings
+    """What decides the bytes of the labels."""
+    return {
+        "config": resolved(run.config),
+        "tokenizer": dict(run.tokenizer),
+        "producers": {slug: dict(producer) for slug, producer in run.producers.items()},
+        "planned": {slug: asdict(planned) for slug, planned in run.planned.items()},
+    }
 
 
 def _plan(config: Config, source: Source) -> Plan:
@@ -155,5 +159,5 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **asdict(config.render), **kept}
+        return {"engine": "render", **labeler, **resolved(config.render), **kept}
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}
