@@ -108,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
     )
 
 
+def is_path(name: str) -> bool:
+    """Whether a setting that takes a local folder or a hub id (owner/name) means a folder, which may not be there: a
+    hub id has one slash, and its owner is no folder here."""
+    owner, _, rest = name.partition("/")
+    return not rest or "/" in rest or owner in ("", ".", "..", "~") or Path(owner).exists()
+
+
 def read(path: Path, above: tuple[Path, ...] = ()) -> Table:
     """The table of a TOML file, laid over the one it extends. `above`: the files that extend it."""
     if path.resolve() in above:
