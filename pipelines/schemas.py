@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from dvsft.labeler import config as labeler
-from dvsft.patchlabels.settings import schema
+from dvsft.patchlabels.settings import Settings, schema
 from dvsft.trainer import config as trainer
 
 FOLDER = Path(__file__).parent / "configs/schema"
-KINDS = {"label": labeler.Config, "train": trainer.Config}
+KINDS: dict[str, type[Settings]] = {"label": labeler.Config, "train": trainer.Config}
 
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
