@@ -178,7 +178,7 @@ def figures(run: Path) -> dict[str, Any]:
         "recall@1": 100 * recall["recall@1"],
         "recall@5": 100 * recall["recall@5"],
         "right": "".join(str(int(item.values["squad_exact_match"])) for item in asked),
-        "answers": [item.line["prediction"] for item in asked],
+        "answers": [item.prediction.text for item in asked],
         "edits": edits,
     }
 

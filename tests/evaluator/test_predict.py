@@ -21,9 +21,9 @@ EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
 
 
 def lines_of(run, name):
-    lines, skipped = predictions.read(predictions.files_of(run, name))
+    found, skipped = predictions.read(predictions.files_of(run, name))
     assert not skipped
-    return lines
+    return found
 
 
 def echo(prompts, images, max_new_tokens):
@@ -58,9 +58,9 @@ def test_every_benchmark_runs_on_a_tiny_model_and_is_scored(model_folder, data_f
         assert result["missing"] == 0 and result["failed"] == {}
         assert len(lines_of(run, name)) == json.loads((run / "run.json").read_text())["samples"][name]
     line = lines_of(run, "docvqa")[0]
-    assert line["prompt"] == "Which page is 0?\nAnswer the question using a single word or phrase."
-    assert len(line["image_sha256"]) == 64 and line["seconds"] > 0 and isinstance(line["prediction"], str)
-    assert {line["id"].split("/")[0] for line in lines_of(run, "transcription-contextual")} == {
+    assert line.prompt == "Which page is 0?\nAnswer the question using a single word or phrase."
+    assert len(line.image) == 64 and line.seconds > 0 and isinstance(line.text, str)
+    assert {line.id.split("/")[0] for line in lines_of(run, "transcription-contextual")} == {
         "x0.25", "x0.5", "x0.75", "x1",
     }  # fmt: skip
     found = json.loads((run / "submission-docvqa-test.json").read_text())
@@ -161,7 +161,7 @@ def test_killed_and_restarted_predict_repeats_nothing_and_loses_nothing(model_fo
     after = path.read_bytes()
     assert after.startswith(whole)
     assert f"{count - whole.count(chr(10).encode())} samples to predict" in done.stderr and " left" in done.stderr
-    assert sorted(int(line["id"]) for line in lines_of(run, "docvqa")) == list(range(count))
+    assert sorted(int(line.id) for line in lines_of(run, "docvqa")) == list(range(count))
     assert after.count(b"\n") == count
 
 
@@ -217,7 +217,7 @@ def test_unreadable_images_are_counted_by_reason_and_score_nothing(data_folder, 
 def test_scaled_pages_reach_the_model_at_their_scale(data_folder, tmp_path):
     plan = plan_of(tmp_path / "run", ["transcription-contextual"], data_folder)
     predict.predict(plan, SETTINGS, [make_echo])
-    sizes = {line["id"].split("/")[0]: line["prediction"] for line in lines_of(plan.run, plan.names[0])}
+    sizes = {line.id.split("/")[0]: line.text for line in lines_of(plan.run, plan.names[0])}
     assert sizes == {"x0.25": "64x64", "x0.5": "128x128", "x0.75": "192x192", "x1": "256x256"}
 
 
@@ -260,7 +260,7 @@ def make_echo_without_questions():
 def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     plan = plan_of(tmp_path / "run", ["docvqa", "chartqa"], data_folder)
     predict.predict(plan, SETTINGS, [lambda: broken])
-    assert all(line["error"] == "broken: now" for line in lines_of(plan.run, "docvqa"))
+    assert all(line.error == "broken: now" for line in lines_of(plan.run, "docvqa"))
     predict.predict(plan_of(plan.run, ["docvqa"], data_folder), SETTINGS, [make_echo])
     assert predict.failures(plan.run, ["docvqa", "chartqa"], 0.99) == [
         "docvqa: 3 of 3 samples failed (3 broken)",
@@ -268,7 +268,7 @@ def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     ]
     again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
     predict.predict(again, SETTINGS, [make_echo])
-    assert {line["prediction"] for line in lines_of(plan.run, "docvqa")} == {"256x256"}
+    assert {line.text for line in lines_of(plan.run, "docvqa")} == {"256x256"}
     before = predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns
     predict.predict(again, SETTINGS, [make_echo])
     assert predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns == before  # nothing is written without need

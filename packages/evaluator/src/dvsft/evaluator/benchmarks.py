@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dvsft.evaluator import hub, layouts
 from dvsft.evaluator.hub import HubSource
-from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError
+from dvsft.evaluator.records import Sample
 
 TEST_INSTRUCTION = "Answer the question using a single word or phrase."
 TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # (ours)

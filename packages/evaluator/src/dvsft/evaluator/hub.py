@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from dvsft.evaluator import layouts
-from dvsft.evaluator.layouts import DataError, Numbers, Sample
+from dvsft.evaluator.layouts import DataError, Numbers
+from dvsft.evaluator.records import Sample
 
 Row = Mapping[str, Any]
 Fields = tuple[str, str, tuple[str, ...]]  # id, question, references

@@ -8,35 +8,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 
 
 class DataError(DvsftError):
     """Benchmark data that is missing or laid out differently; the message says which file goes where."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One question on one image.
-
-    id: unique in its benchmark; of a grouped benchmark it starts with "group/". references: empty where the
-    publisher keeps them (test sets). read_image: the encoded bytes, read when called; OSError if they are not
-    there. scale: factor on width and height before the model's own resize.
-    """
-
-    id: str
-    question: str
-    references: tuple[str, ...]
-    read_image: Callable[[], bytes]
-    scale: float = 1.0
 
 
 def first_of(root: Path, *names: str) -> Path:

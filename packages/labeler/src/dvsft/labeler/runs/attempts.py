@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dvsft.labeler import files
@@ -58,7 +58,8 @@ class Attempt:
 
     def leave(self, timeout: float = -1) -> None:
         """End without a death: keep what is finished, take the note away."""
-        self.parts.save(timeout)
+        with suppress(OSError):  # of a full disk, which the end of the run will tell
+            self.parts.save(timeout)
         files.remove([self.path])
 
 
