@@ -17,7 +17,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
-	evaluate test test-matrix lint format \
+	evaluate schema test test-matrix lint format \
 	bench bench-train corners clean
 
 help:  ## list the targets
@@ -69,6 +69,9 @@ train: | dev  ## train in one process: CONFIG=train config; docs/training.md has
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
+
+schema: | dev  ## write the JSON Schema of the config files, by which editors complete and check them
+	@$(DEV) run -q --no-sync python pipelines/schemas.py
 
 test: | dev  ## all tests
 	@$(DEV) run -q --no-sync pytest $(ARGS)
