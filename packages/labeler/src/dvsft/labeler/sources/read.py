@@ -237,7 +237,7 @@ def _json_file(source: Source, pattern: str) -> tuple[str, str]:
     """(folder, file name) of a source's JSON: the one named, or the one below its folder that fits the split."""
     if _is_file(source.path):
         if not files.exists(source.path):
-            raise SourceError(f"{source.path} does not exist ({source.kind}, see docs/labels.md for the layouts)")
+            raise SourceError(f"{source.path} does not exist ({source.kind}, docs/reference/labels.md has the layouts)")
         return root(source), source.path.rpartition("/")[2]
     names = [name for name in files.sizes(source.path) if "/" not in name and PurePosixPath(name).match(pattern)]
     fitting = hub.of_split(names, source.split)
