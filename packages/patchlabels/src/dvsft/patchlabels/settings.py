@@ -88,8 +88,10 @@ def resolved(settings: Settings) -> Table:
 
 
 def schema(kind: type[Settings]) -> str:
-    """The JSON Schema of a settings file, for editors."""
+    """The JSON Schema of a settings file, for editors. No key is required: the file that is extended may have it."""
     described = kind.model_json_schema()
+    for table in (described, *described.get("$defs", {}).values()):
+        table.pop("required", None)
     extends = {"type": "string", "description": "Another TOML file, relative to this one, that this one changes."}
     described["properties"] = {"extends": extends, **described["properties"]}
     return json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **described}, indent=2) + "\n"

@@ -22,13 +22,14 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.runs import progress, stats
+from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import Run, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
+logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
@@ -48,7 +49,8 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
     started = time.time()
     results, per_shard = files.join(run.out, "labels"), run.config.output.pages_per_shard
     shown = progress.shown("labelling", results, run.planned, per_shard)
-    with one_line_if_full(run.out), shown, beam.Pipeline(options=options) as pipeline:
+    sigterm = attempts.ended_by_sigterm()
+    with one_line_if_full(run.out), shown, sigterm, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
