@@ -29,6 +29,7 @@ from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteS
 from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
+logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:

@@ -22,7 +22,7 @@ from dvsft.labeler.ocr.lines import Engine, EngineError, read_page
 from dvsft.labeler.page import Page, Reject, Unusable
 from dvsft.labeler.runs.plan import Shard, write_rejects
 from dvsft.labeler.sources import hub
-from dvsft.labeler.sources.read import root
+from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
 from dvsft.patchlabels import image, rows
 from dvsft.patchlabels.grid import Grid, GridError
