@@ -16,7 +16,7 @@ LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev labels-env labels demo study filter relabel stats preview cluster-up cluster-down train evaluate test lint format \
+.PHONY: help dev labels-env labels demo study filter relabel stats preview cluster-up cluster-down train evaluate test test-matrix lint format \
 	bench bench-train corners clean
 
 help:  ## list the targets
@@ -68,6 +68,19 @@ evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, re
 
 test: | dev  ## all tests
 	@$(DEV) run -q --no-sync pytest $(ARGS)
+
+PYTHONS ?= 3.11 3.12 3.13
+test-matrix: | $(UV)  ## the tests on every Python, then at the lowest versions the metadata claim: PYTHONS="3.11 3.12 3.13"
+	@for python in $(PYTHONS); do \
+		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
+		$(UV) sync -q --frozen --python $$python --group dev && \
+		$(UV) run -q --no-sync pytest -m "not cluster" $(ARGS) || exit 1; \
+	done
+	@echo "Python 3.11, lowest versions"
+	@$(UV) venv -q --clear --python 3.11 .venvs/test-lowest
+	@$(UV) pip install -q --python .venvs/test-lowest --resolution lowest-direct --group dev -e . \
+		$(patsubst %/,-e %,$(wildcard packages/*/))
+	@.venvs/test-lowest/bin/python -m pytest -m "not cluster" $(ARGS)
 
 lint: | dev  ## ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .

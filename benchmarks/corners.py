@@ -186,7 +186,7 @@ def _engine(settings: Ocr) -> Engine:
 
 def _score(item: tuple[Path, list[TrueWord]], settings: Ocr, processor: str) -> Score:
     path, truth = item
-    opened = open_processor(processor, Model(processor, min_pixels=65536, max_pixels=2097152))
+    opened = open_processor(processor, Model(processor=processor, min_pixels=65536, max_pixels=2097152))
     before, after, size = read_twice(_engine(settings), path)
     grid = opened.grid.fit(*size)
     raw, snapped = (score_page(words, truth, grid, opened) for words in (before, after))

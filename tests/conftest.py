@@ -28,9 +28,10 @@ def real_data() -> Path:
 def label() -> Callable[..., int]:
     """Run the labelling pipeline in this process: label(config, out, *flags) -> exit code."""
     from dvsft.labeler.commands import label as pipeline
+    from dvsft.patchlabels import command
 
     def run(config: Path, out: Path, *flags: str) -> int:
-        return pipeline.main(["--config", str(config), "--out", str(out), *flags])
+        return command.run(pipeline.main, ["--config", str(config), "--out", str(out), *flags])
 
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
     return run

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-from dvsft.evaluator import plots, stats
+from dvsft.evaluator import plots, report, stats
+from dvsft.evaluator.plots import Point
 from study.arms import ARMS, MAIN
 
 Result = dict[str, Any]
-matplotlib.rcParams["svg.hashsalt"] = "study"  # the same numbers, the same bytes
 
 
 def answers(condition: str) -> Callable[[Result], float]:
@@ -72,14 +71,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def against_sft(arm: Sequence[Result], sft: Sequence[Result], asked: int, condition: str) -> stats.Difference | None:
-    """Share of right answers, arm - SFT, percent: every question paired, averaged over the seeds both have, pages
-    resampled. None where they share no seed."""
+    """Share of right answers, arm - SFT, percent: every question paired, averaged over the seeds both have,
+    pages as clusters. None where they share no seed."""
     pairs = [(one, other) for one in arm for other in sft if one["seed"] == other["seed"]]
     if not pairs:
         return None
     rights = [[list(map(int, r["final"][condition]["right"])) for r in pair] for pair in pairs]
     gains = np.mean([np.subtract(one, other) for one, other in rights], axis=0)
-    return stats.paired_bootstrap(100 * gains, [number // asked for number in range(len(gains))])
+    return stats.paired_difference(100 * gains, [number // asked for number in range(len(gains))])
 
 
 def main_table(results: Sequence[Result], asked: int) -> str:
@@ -90,53 +89,68 @@ def main_table(results: Sequence[Result], asked: int) -> str:
         cells = [mean_and_error([column(result["final"]) for result in members]) for column in COLUMNS.values()]
         shown = [f"{mean:.1f}" + (f" ± {error:.1f}" if len(members) > 1 else "") for mean, error in cells]
         found = against_sft(members, arms.get("sft", []), asked, "seen") if name != "sft" else None
-        test = [f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{found.p:.3f}"] if found else ["", ""]
+        test = [interval(found), report.p_value(found.p)] if found else ["", ""]
         lines.append(f"| {' | '.join([members[0]['title'], str(len(members)), *shown, *test])} |")
     return "\n".join(lines)
 
 
-def curve(members: Sequence[Result], epochs: int, figure: Callable[[Result], float]) -> dict[float, float]:
-    """Epoch -> mean over seeds of a figure at the checkpoints."""
-    points: dict[float, list[float]] = {}
-    for result in members:
-        for epoch, point in [*result["checkpoints"].items(), (epochs, result["final"])]:
-            points.setdefault(float(epoch), []).append(figure(point))
-    return {epoch: statistics.fmean(values) for epoch, values in points.items()}
+def interval(found: stats.Difference) -> str:
+    low, high = (report.signed(value, 1) for value in (found.low, found.high))
+    return f"{found.mean:+.1f} [{low}, {high}]"
 
 
-def sweep(arms: Mapping[str, Sequence[Result]], setting: str, names: Iterable[str]) -> dict[str, dict[float, float]]:
-    """Figures over one setting of the loss: name of the figure -> setting -> mean over seeds."""
-    members = {arms[name][0]["loss"][setting]: arms[name] for name in names if name in arms}
-    return {
-        column: {
-            x: statistics.fmean(COLUMNS[column](result["final"]) for result in found) for x, found in members.items()
-        }
-        for column in ("answers", "recall@1", "NED contextual")
-    }
+def checkpoints(members: Sequence[Result], epochs: int, figure: Callable[[Result], float]) -> list[Point]:
+    """A figure at every checkpoint of every seed."""
+    return [
+        Point(tags(result) | {"epoch": float(epoch)}, {"": figure(point)})
+        for result in members
+        for epoch, point in [*result["checkpoints"].items(), (epochs, result["final"])]
+    ]
 
 
-def lines_of(study: Mapping[str, Any]) -> dict[str, tuple[str, str, str, dict[str, dict[float, float]]]]:
-    """Every plot of a study by name: its title, its axes, its lines."""
-    arms, epochs = by_arm(study["results"]), study["scale"]["epochs"]
-    main = {arms[name][0]["title"]: arms[name] for name in MAIN if name in arms}
-    betas = sweep(arms, "beta", [*(name for name in arms if name.startswith("beta-")), "dv-sft"])
-    weights = sweep(arms, "vision_weight", [*(name for name in arms if name.startswith("lambda-")), "dv-sft"])
-    logarithms = {column: {math.log10(x): y for x, y in points.items()} for column, points in weights.items()}
-    resolutions = {
-        title: {
-            float(scale[1:]): mean_and_error([edits("contextual", scale)(r["final"]) for r in members])[0]
-            for scale in ("x0.25", "x0.5", "x0.75", "x1")
-        }
-        for title, members in main.items()
-    }
-    answered = {title: curve(members, epochs, answers("seen")) for title, members in main.items()}
-    aligned = {title: curve(members, epochs, recall(1)) for title, members in main.items()}
+def tags(result: Result) -> dict[str, Any]:
+    return {"arm": result["title"], "seed": result["seed"]}
+
+
+def sweep(results: Sequence[Result], setting: str, name: str, arms: Sequence[str]) -> list[Point]:
+    """The figures of the arms that differ in one setting of the loss, called `name` in the plot."""
+    return [
+        Point(
+            {"seed": result["seed"], name: result["loss"][setting]},
+            {column: COLUMNS[column](result["final"]) for column in ("answers", "recall@1", "NED contextual")},
+        )
+        for result in results
+        if result["arm"] in arms
+    ]
+
+
+def resolutions(members: Sequence[Result]) -> list[Point]:
+    return [
+        Point(tags(result) | {"scale of the page": float(scale[1:])}, {"": edits("contextual", scale)(result["final"])})
+        for result in members
+        for scale in ("x0.25", "x0.5", "x0.75", "x1")
+    ]
+
+
+def plots_of(study: Mapping[str, Any]) -> dict[str, tuple[str, str, str, list[Point]]]:
+    """Every plot of a study by name: its title, the tag of its x axis, its y axis, its points."""
+    results, epochs = study["results"], study["scale"]["epochs"]
+    main = [result for name in MAIN for result in results if result["arm"] == name]
+    betas = sweep(results, "beta", "beta", ["dv-sft", *(name for name in ARMS if name.startswith("beta-"))])
+    weights = ["dv-sft", *(name for name in ARMS if name.startswith("lambda-"))]
+    lambdas = sweep(results, "vision_weight", "lambda", weights)
+    answered, aligned = checkpoints(main, epochs, answers("seen")), checkpoints(main, epochs, recall(1))
     return {
         "answers": ("Answers while training", "epoch", "exact match, %", answered),
         "alignment": ("Visual alignment while training", "epoch", "recall@1, %", aligned),
         "beta": ("Smoothing", "beta", "%", betas),
-        "lambda": ("Weight of the vision loss", "log10 of lambda", "%", logarithms),
-        "resolution": ("Transcription by resolution", "scale of the page", "NED, % (lower is better)", resolutions),
+        "lambda": ("Weight of the vision loss", "lambda", "%", lambdas),
+        "resolution": (
+            "Transcription by resolution",
+            "scale of the page",
+            "NED, % (lower is better)",
+            resolutions(main),
+        ),
     }
 
 
@@ -151,13 +165,13 @@ def insert(document: Path, name: str, text: str) -> None:
 
 def write(name: str, document: Path) -> None:
     """The table and the plots of the stored study `name`, into the document and the folder beside it. A plot without
-    a line of two points is left out."""
+    two points to join is left out."""
     folder = document.with_suffix("")
     study = json.loads((folder / f"{name}.json").read_text())
     parts = [main_table(study["results"], study["scale"]["asked"])]
-    for key, (title, x, y, lines) in lines_of(study).items():
-        if any(len(points) > 1 for points in lines.values()):
-            (folder / f"{name}-{key}.svg").write_text(plots.curves(title, x, y, lines))
+    for key, (title, x, y, points) in plots_of(study).items():
+        if x in plots.coordinates(points):
+            (folder / f"{name}-{key}.svg").write_text(plots.draw(title, points, x, list(points[0].scores), y))
             parts.append(f"![{title}]({folder.name}/{name}-{key}.svg)")
     insert(document, name, "\n\n".join(parts))
 

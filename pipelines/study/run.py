@@ -101,7 +101,7 @@ def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
         "arm": arm,
         "title": arms.ARMS[arm].title,
         "seed": seed,
-        "loss": settings["loss"],
+        "loss": settings["method"],
         "steps": len(steps),
         "last": {key: steps[-1][key] for key in ("text_loss", "vision_loss", "patch_accuracy") if key in steps[-1]},
         "checkpoints": {name.removeprefix("epoch-"): point for name, point in points.items()},

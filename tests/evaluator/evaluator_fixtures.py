@@ -22,6 +22,17 @@ ONE_PATCH = 32
 WEIGHTS = 0.08  # with the usual 0.02 so small a model needs minutes to see its pictures
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test writes into the user's cache of fingerprints."""
+    from dvsft.evaluator import fingerprint
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(fingerprint, "cache_path", lambda: folder / "sha256.json")
+        yield
+
+
 @pytest.fixture(scope="session")
 def processor_folder():
     for folder in PROCESSORS:
@@ -299,6 +310,27 @@ def mme(folder):
         path.write_text("".join(lines))
         for n in range(2):
             picture(folder / images / f"{n}.jpg")
+
+
+def write_run(folder, answers, lens=None, **tags):
+    """A run folder as `predict` leaves it. answers: benchmark -> its lines."""
+    settings = {
+        "model": f"/models/{folder.name}",
+        "endpoint": None,
+        "patches": [64, 2048],
+        "instruction": "",
+        "tags": tags,
+        "created": "2026-01-01T00:00:00Z",
+        "samples": {name: len(lines) for name, lines in answers.items()},
+    }
+    write_json(folder / "run.json", settings)
+    for name, lines in answers.items():
+        path = folder / "predictions" / f"{name}.0.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"benchmark": name, **line}) + "\n" for line in lines))
+    if lens is not None:
+        write_json(folder / "lens.json", {"model": {"all": lens}})
+    return folder
 
 
 @pytest.fixture

@@ -2,20 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from pathlib import Path
 
 import pytest
 from evaluator_fixtures import DATA, picture, write_json
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, endpoint, layouts, predict, predictions, score, submission
+from dvsft.evaluator import benchmarks, layouts, predict, predictions, score, submission
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
@@ -222,6 +221,64 @@ def test_scaled_pages_reach_the_model_at_their_scale(data_folder, tmp_path):
     assert sizes == {"x0.25": "64x64", "x0.5": "128x128", "x0.75": "192x192", "x1": "256x256"}
 
 
+def test_a_limited_run_writes_no_submission_and_says_why(data_folder, tmp_path, capsys):
+    plan = plan_of(tmp_path / "run", ["docvqa-test"], data_folder, limit=2)
+    predict.predict(plan, SETTINGS, [make_echo])
+    assert len(lines_of(plan.run, "docvqa-test")) == 2
+    assert not list(plan.run.glob("submission*"))
+    assert "docvqa-test: no submission is written, because --limit" in capsys.readouterr().err
+
+
+def test_answers_that_fail_the_check_leave_no_submission_behind(data_folder, tmp_path):
+    plan = plan_of(tmp_path / "run", ["docvqa-test"], data_folder)
+    predict.predict(plan, SETTINGS, [make_echo])
+    whole = (plan.run / "submission-docvqa-test.json").read_bytes()
+    (plan.run / "submission-docvqa-test.json").unlink()
+    ids = [sample.id for sample in plan.samples["docvqa-test"]]
+    with pytest.raises(predictions.RunError, match="1 missing"):
+        submission.write(plan.run, "docvqa-test", [*ids, "99"])
+    assert not list(plan.run.glob("submission*"))
+    submission.write(plan.run, "docvqa-test", ids)
+    assert (plan.run / "submission-docvqa-test.json").read_bytes() == whole
+
+
+def test_questions_are_read_once_however_many_processes_ask_them(data_folder, tmp_path, monkeypatch):
+    shutil.copytree(data_folder / "docvqa", tmp_path / "docvqa")
+    monkeypatch.setenv("QUESTIONS", str(tmp_path / "docvqa" / "val_v1.0.json"))
+    for count in (1, 2):
+        plan = plan_of(tmp_path / f"run{count}", ["docvqa"], tmp_path)
+        (tmp_path / "docvqa" / "val_v1.0.json").write_bytes((data_folder / "docvqa" / "val_v1.0.json").read_bytes())
+        predict.predict(plan, SETTINGS, [make_echo_without_questions] * count)
+        assert len(lines_of(plan.run, "docvqa")) == 3
+
+
+def make_echo_without_questions():
+    Path(os.environ["QUESTIONS"]).unlink(missing_ok=True)
+    return echo
+
+
+def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
+    plan = plan_of(tmp_path / "run", ["docvqa", "chartqa"], data_folder)
+    predict.predict(plan, SETTINGS, [lambda: broken])
+    assert all(line["error"] == "broken: now" for line in lines_of(plan.run, "docvqa"))
+    predict.predict(plan_of(plan.run, ["docvqa"], data_folder), SETTINGS, [make_echo])
+    assert predict.failures(plan.run, ["docvqa", "chartqa"], 0.99) == [
+        "docvqa: 3 of 3 samples failed (3 broken)",
+        "chartqa: 4 of 4 samples failed (4 broken)",
+    ]
+    again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
+    predict.predict(again, SETTINGS, [make_echo])
+    assert {line["prediction"] for line in lines_of(plan.run, "docvqa")} == {"256x256"}
+    before = predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns
+    predict.predict(again, SETTINGS, [make_echo])
+    assert predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns == before  # nothing is written without need
+    assert predict.failures(plan.run, ["docvqa"], 0.0) == []
+
+
+def broken(prompts, images, max_new_tokens):
+    return [predict.Answer(None, "broken: now") for _ in prompts]
+
+
 def test_submission_with_a_missing_or_unknown_or_mistyped_answer_is_refused(tmp_path):
     path = tmp_path / "submission.json"
     good = [{"questionId": 1, "answer": "a"}, {"questionId": 2, "answer": ""}]
@@ -238,74 +295,6 @@ def test_submission_with_a_missing_or_unknown_or_mistyped_answer_is_refused(tmp_
             submission.validate(path, [1, 2])
     path.write_text(json.dumps(good))
     submission.validate(path, [2, 1])
-
-
-class Server(BaseHTTPRequestHandler):
-    """A small OpenAI-compatible server: answers with the picture's size, refuses the word "refuse",
-    once says busy.
-    """
-
-    seen: ClassVar[list] = []
-    busy: ClassVar[list] = [503]
-
-    def do_GET(self):
-        self.reply(200, {"data": [{"id": "served-name"}]})
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.seen.append(body)
-        picture, text = body["messages"][0]["content"]
-        if self.busy:
-            return self.reply(self.busy.pop(), {})
-        if "refuse" in text["text"]:
-            return self.reply(400, {"error": "too long"})
-        import base64
-        import io
-
-        image = Image.open(io.BytesIO(base64.b64decode(picture["image_url"]["url"].split(",")[1])))
-        self.reply(200, {"choices": [{"message": {"content": f"{image.width}x{image.height}"}}]})
-
-    def reply(self, code, content):
-        self.send_response(code)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def server():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1"
-        running.shutdown()
-
-
-def test_an_endpoint_answers_greedily_with_pictures_inside_the_limits(server, model_folder, tmp_path):
-    folder = tmp_path / "docvqa"
-    records = [
-        {"questionId": n, "question": question, "image": f"{n}.png", "answers": ["320x224"]}
-        for n, question in enumerate(["small?", "large?", "refuse this"])
-    ]
-    write_json(folder / "val_v1.0.json", records)
-    for n, size in enumerate([(20, 10), (333, 222), (50, 50)]):
-        picture(folder / "documents" / f"{n}.png", size=size)
-    run = tmp_path / "run"
-    arguments = ["predict", "--model", str(model_folder), "--endpoint", server, "--benchmarks", "docvqa"]
-    assert command.main([*arguments, "--data", str(tmp_path), "--out", str(run)]) == 0
-    said = {line["id"]: line for line in lines_of(run, "docvqa")}
-    assert said["0"]["prediction"] == "384x192"  # raised to 64 patches or more
-    assert said["1"]["prediction"] == "320x224"
-    assert said["2"]["prediction"] is None and said["2"]["error"].startswith("endpoint_400")
-    body = Server.seen[-1]
-    assert body["temperature"] == 0 and body["model"] == "served-name" and body["max_tokens"] == 128
-
-
-def test_an_endpoint_that_is_gone_ends_the_run_with_its_cure(monkeypatch):
-    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: None)
-    with pytest.raises(predict.PredictError, match="start the server"):
-        endpoint.connect("http://127.0.0.1:9/v1")
 
 
 def test_missing_data_says_which_file_goes_where(tmp_path, capsys):
@@ -343,23 +332,33 @@ def test_the_ocrvqa_subset_of_real_questions_is_3000_at_most_and_always_the_same
     assert len(benchmarks.visible_ocrvqa(thrice)) == 3000
 
 
-def test_hub_datasets_give_the_same_samples_as_folders(data_folder, tmp_path):
+def hub_rows(name, samples):
+    """The rows that the hub's data set of a benchmark has for these samples."""
+    for sample in samples:
+        row = {"question": sample.question, "answer": sample.references[0]}
+        row["image"] = {"bytes": sample.read_image(), "path": None}
+        group, _, rest = sample.id.partition("/")
+        if name == "chartqa":
+            yield row | {"type": f"{group}_test"}
+        else:
+            yield row | {"question_id": f"{group}/{rest.partition('#')[0]}", "category": group}
+
+
+@pytest.mark.parametrize("name", ["chartqa", "mme"])
+def test_hub_datasets_give_the_same_samples_as_folders(data_folder, tmp_path, name):
     pytest.importorskip("datasets")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    local = benchmarks.load(benchmarks.get("chartqa"), {"": str(data_folder)})
-    table = [
-        {"type": f"{s.id.split('/')[0]}_test", "question": s.question, "answer": s.references[0]}
-        | {"image": {"bytes": s.read_image(), "path": None}}
-        for s in local
-    ]
-    pq.write_table(pa.Table.from_pylist(table), tmp_path / "test-00000.parquet")
-    hub = benchmarks.load(benchmarks.get("chartqa"), {"chartqa": f"hub:{tmp_path}"})
-    assert [(s.question, s.references, s.read_image()) for s in hub] == [
-        (s.question, s.references, s.read_image()) for s in local
-    ]
-    assert [s.id.split("/")[0] for s in hub] == ["human"] * 2 + ["augmented"] * 2
+    def content(samples):
+        return {s.id: (s.question, s.references, s.read_image()) for s in samples}
+
+    local = benchmarks.load(benchmarks.get(name), {"": str(data_folder)})
+    groups_reversed = sorted(local, key=lambda sample: sample.id.partition("/")[0], reverse=True)
+    table = pa.Table.from_pylist(list(hub_rows(name, groups_reversed)))
+    pq.write_table(table, tmp_path / "test-00000.parquet")
+    hub = benchmarks.load(benchmarks.get(name), {name: f"hub:{tmp_path}"})
+    assert content(hub) == content(local) and len(hub) == len(local) > 3
 
 
 def test_a_benchmark_that_is_rendered_is_not_looked_for_on_the_hub():

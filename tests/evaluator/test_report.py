@@ -1,14 +1,17 @@
 """Reports of runs with known answers, opened in a real browser; text of models and data stays text."""
 
+import base64
+import io
 import json
 import shutil
 from functools import partial
-from pathlib import Path
 
+import numpy as np
 import pytest
 from evaluator_fixtures import DATA
+from PIL import Image
 
-from dvsft.evaluator import benchmarks, browser, compare, plots, predict, predictions, report
+from dvsft.evaluator import benchmarks, browser, compare, curves, plots, predict, predictions, report
 from dvsft.patchlabels import command
 
 EVIL = "</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> $x$ | `code`"
@@ -71,8 +74,8 @@ def test_the_page_is_self_contained_and_escapes_what_models_and_data_say(page):
 def test_differences_count_each_half_of_chartqa_equally(runs):
     first, second = (compare.open_run(run) for run in runs)
     found = compare.difference(first, second, "docvqa")
-    assert found["mean"] == pytest.approx(100 * (2 - 3) / 3) and found["n"] == 3
-    assert compare.difference(first, first, "chartqa")["p"] == 1.0
+    assert found.mean == pytest.approx(100 * (2 - 3) / 3) and found.n == 3
+    assert compare.difference(first, first, "chartqa").p == 1.0
 
 
 def test_samples_where_runs_disagree_are_shown_first(runs):
@@ -82,23 +85,15 @@ def test_samples_where_runs_disagree_are_shown_first(runs):
     assert len(browser.choose(opened, "chartqa", 100)) == 4
 
 
-def test_checkpoints_sweeps_and_scales_become_curves(runs):
+def test_checkpoints_and_scales_become_curves(runs):
     opened = [compare.open_run(run) for run in runs]
-    drawn = plots.all_plots(opened)
-    assert set(drawn) == {"Scores by epoch", "Contextual transcription by resolution"}
-    assert plots.score_lines({opened[0]: 0.2, opened[1]: 0.4})["ChartQA"] == {0.2: 50.0, 0.4: 100.0}
+    drawn = {plot.title: plot.svg for plot in curves.of(opened)}
+    assert set(drawn) == {"Scores by epoch", "Transcription by resolution"}
+    points = [curves.point(run, curves.scores(run)) for run in opened]
+    (line,) = plots.series(points, "epoch", "ChartQA ↑").values()
+    assert {x: mean.value for x, mean in line.items()} == {0.2: 50.0, 0.4: 100.0}
     assert all(svg.lstrip().startswith("<?xml") for svg in drawn.values())
-
-
-def test_visual_alignment_is_drawn_where_the_lens_measured_it(runs, tmp_path):
-    copies = []
-    for run, value in zip(runs, (0.1, 0.6), strict=True):
-        copy = Path(shutil.copytree(run, tmp_path / run.name))
-        numbers = {"model": {"all": {"labels": 9, "recall@1": value, "recall@5": 0.9}}}
-        (copy / "lens.json").write_text(json.dumps(numbers))
-        copies.append(compare.open_run(copy))
-    assert "Visual alignment by epoch" in plots.all_plots(copies)
-    assert plots.lens_lines({copies[0]: 0.2, copies[1]: 0.4})["recall@1"] == {0.2: 10.0, 0.4: 60.0}
+    assert "<!-- Contextual ↓ -->" in drawn["Transcription by resolution"]
 
 
 def test_runs_of_the_same_name_and_folders_without_a_run_are_refused(runs, tmp_path):
@@ -106,6 +101,20 @@ def test_runs_of_the_same_name_and_folders_without_a_run_are_refused(runs, tmp_p
         report.write([runs[0], runs[0]], tmp_path, {})
     with pytest.raises(predictions.RunError, match="no run folder"):
         report.write([tmp_path], tmp_path, {})
+
+
+def test_every_sample_is_shown_with_its_own_picture(runs, data_folder):
+    samples, pictures = browser.samples([compare.open_run(run) for run in runs], {"": str(data_folder)}, 10)
+    files = {"docvqa": "docvqa/documents/{}.png", "chartqa": "chartqa/png/{}.png"}
+    seen = set()
+    for sample in (sample for sample in samples if sample["benchmark"] in files):
+        number = next(digit for digit in "012" if digit in sample["question"])
+        path = data_folder / files[sample["benchmark"]].format(number)
+        shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample["image"]].partition(",")[2])))
+        expected = Image.open(path).getpixel((250, 250))
+        assert np.abs(np.subtract(shown.getpixel((250, 250)), expected)).max() <= 3
+        seen.add(expected)
+    assert len(seen) == 5  # each picture has its own color
 
 
 def test_a_report_without_the_data_leaves_pictures_out_and_says_so(runs, tmp_path):

@@ -5,11 +5,10 @@ import random
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from evaluator_fixtures import DATA
 
-from dvsft.evaluator import benchmarks, compare, predictions, score, stats
+from dvsft.evaluator import benchmarks, compare, predictions, score
 from dvsft.patchlabels import command
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
@@ -47,52 +46,36 @@ def test_transcription_headline_is_the_full_size_only():
     assert result["groups"]["x0.5"]["normalized_edit_distance"]["score"] == 100.0
 
 
+def mme_lines(*pairs):
+    """Lines of the task existence, two questions per image: (truth, answer) of each."""
+    return [
+        {"id": f"existence/{i // 2}.jpg#{i % 2}", "references": [truth], "prediction": answer}
+        for i, (truth, answer) in enumerate(pairs)
+    ]
+
+
+def test_mmes_f1_is_that_of_yes_and_an_answer_that_is_neither_counts_as_not_found():
+    pairs = [("Yes", "Yes"), ("No", "Yes"), ("Yes", "maybe"), ("No", "No"), ("Yes", "Yes"), ("No", "perhaps")]
+    result = score.score(benchmarks.get("mme"), mme_lines(*pairs))["mme"]
+    precision, recall = 2 / 3, 2 / 3  # three said yes, two rightly; three were yes, two found
+    assert result["f1"] == pytest.approx(100 * 2 * precision * recall / (precision + recall))
+    assert result["other"] == 2 and result["accuracy"] == pytest.approx(50.0)
+
+
+def test_mmes_second_accuracy_is_of_images_with_both_questions_right():
+    both, one = [("Yes", "Yes"), ("No", "No")], [("Yes", "Yes"), ("No", "Yes")]
+    result = score.score(benchmarks.get("mme"), mme_lines(*both, *one, *both, *one))["mme"]
+    assert result["tasks"]["existence"] == {"accuracy": 75.0, "accuracy_plus": 50.0, "score": 125.0}
+    assert result["perception"] == 125.0 and result["cognition"] == 0
+    alone = score.score(benchmarks.get("mme"), mme_lines(*both)[:1])["mme"]
+    assert alone["tasks"]["existence"]["accuracy_plus"] == 0.0
+
+
 def test_failed_predictions_are_wrong_also_where_lower_is_better():
     line = {"id": "x1/p", "prediction": None, "error": "truncated: x", "references": [""]}
     result = score.score(benchmarks.get("transcription-contextual"), [line])
     assert result["score"] == 100.0 and result["failed"] == {"truncated": 1}
     assert result["metrics"]["word_accuracy"]["score"] == 0.0
-
-
-def test_standard_error_is_the_textbook_one_when_every_image_has_one_question():
-    scores = np.array([0.0, 1.0, 1.0, 0.3, 0.7])
-    error = stats.clustered_standard_error(scores, np.full(5, 0.2), ["a"] * 5, range(5))
-    assert error == pytest.approx(scores.std() / np.sqrt(5))
-
-
-def test_standard_error_grows_when_questions_share_their_image():
-    rng = np.random.default_rng(0)
-    image_means = rng.normal(size=40)
-    scores, images = np.repeat(image_means, 5), np.repeat(np.arange(40), 5)
-    error = stats.clustered_standard_error(scores, np.full(200, 1 / 200), ["a"] * 200, images)
-    assert error == pytest.approx(image_means.std() / np.sqrt(40))
-
-
-def test_standard_error_of_an_average_of_halves_is_that_of_each_half_about_its_own_mean():
-    scores, halves = np.array([0.0, 0.2, 1.0, 0.8]), ["human", "human", "augmented", "augmented"]
-    error = stats.clustered_standard_error(scores, np.full(4, 0.25), halves, range(4))
-    each = 0.1 / np.sqrt(2)  # both halves have a standard deviation of 0.1 and two questions
-    assert error == pytest.approx(np.hypot(each, each) / 2)
-
-
-def test_an_error_rate_is_right_when_it_is_low():
-    assert compare.right("normalized_edit_distance", 0.1) and not compare.right("normalized_edit_distance", 0.9)
-    assert compare.right("anls", 0.9) and not compare.right("anls", 0.1)
-
-
-def test_paired_bootstrap_covers_the_truth_about_95_times_in_100():
-    rng = np.random.default_rng(1)
-    images = np.repeat(np.arange(60), 3)
-    found = [stats.paired_bootstrap(np.repeat(rng.normal(size=60), 3), images, draws=300, seed=i) for i in range(60)]
-    assert 51 <= sum(d.low <= 0 <= d.high for d in found) <= 60
-    assert 51 <= sum(d.p > 0.05 for d in found) <= 60
-
-
-def test_paired_bootstrap_finds_a_clear_difference():
-    gains = np.random.default_rng(1).normal(loc=0.5, size=300)
-    found = stats.paired_bootstrap(gains, np.repeat(np.arange(100), 3), draws=500)
-    assert found.mean == pytest.approx(gains.mean()) and 0 < found.low < found.mean < found.high
-    assert found.p == 1 / 500
 
 
 def test_bad_lines_are_counted_by_reason_and_never_dropped_silently(write_lines):

@@ -198,3 +198,53 @@ def test_files_of_the_user_that_look_temporary_are_left_alone(write_config, labe
     (tmp_path / "scan.tmp-1.png").write_bytes(encode(draw_page()))
     assert label(write_config("images", tmp_path), tmp_path) == 0
     assert (tmp_path / "scan.tmp-1.png").exists()
+
+
+def test_questions_whose_answer_no_font_draws_are_rejected_and_counted(write_config, label, tmp_path):
+    answers = {"1": ["kite"], "2": ["凧"], "3": ["凧", "kite"], "4": []}
+    qas = [{"id": n, "question": "?", "answers": [{"text": text} for text in texts]} for n, texts in answers.items()]
+    paragraph = {"context": "a 凧 kite", "qas": qas}
+    (tmp_path / "train-v1.1.json").write_text(json.dumps({"data": [{"title": "T", "paragraphs": [paragraph]}]}))
+    assert label(write_config("squad", tmp_path), tmp_path / "out") == 0
+    (row,) = read_all(tmp_path / "out")
+    assert {qa["question_id"]: qa["answers"] for qa in row["qa"]} == {"1": ["kite"], "3": ["kite"], "4": []}
+    counts = stats.read(str(tmp_path / "out"))["squad-train"]
+    assert counts["rejected.question.render.answer_not_drawn"] == 1 and counts["questions"] == 3
+    assert rejects(tmp_path / "out") == {"T_0": ("render", "answer_not_drawn")}
+
+
+def test_a_file_of_too_many_bytes_is_not_even_read(write_config, label, tmp_path, monkeypatch):
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for name, size in (("small.png", (320, 96)), ("large.png", (640, 640))):
+        (pages / name).write_bytes(encode(Image.effect_noise(size, 60)))
+    sizes = {path.name: path.stat().st_size for path in pages.iterdir()}
+    monkeypatch.setattr("dvsft.patchlabels.image.MAX_IMAGE_BYTES", sizes["small.png"])
+    config = write_config("images", pages, output={"max_reject_share": 0.5})
+    assert label(config, tmp_path / "out") == 0
+    assert rejects(tmp_path / "out") == {"large.png": ("read", "too_many_bytes")}
+
+
+@pytest.mark.parametrize(
+    ("ocr", "said"),
+    [
+        ({"device": "gppu"}, 'expected "cpu"'),
+        ({"det_model": "/none.onnx"}, "/none.onnx"),
+        ({"backend": "onnxruntime"}, "means nothing"),
+    ],
+)
+def test_an_engine_that_cannot_start_is_one_line_and_leaves_no_folder(write_config, label, tmp_path, capsys, ocr, said):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/a.png").write_bytes(encode(draw_page()))
+    assert label(write_config("images", tmp_path / "pages", ocr=ocr), tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_client_without_the_engines_gpu_or_models_can_prepare_a_run(write_config, tmp_path, monkeypatch):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/a.png").write_bytes(encode(draw_page()))
+    monkeypatch.setattr("rapidocr.RapidOCR", None)  # building one would fail
+    config = write_config("images", tmp_path / "pages", ocr={"device": "gpu", "rec_model": "/there/rec.onnx"})
+    run = prepare(load(config), str(tmp_path / "out"))
+    assert run.producers["images-train"]["rec_model"] == "/there/rec.onnx"

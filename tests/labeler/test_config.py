@@ -21,27 +21,35 @@ def test_defaults_are_the_papers_rules():
     [
         ({"label": {}}, "unknown key label (did you mean labels?)"),
         ({"labels": {"max_token": 3}}, "unknown key labels.max_token (did you mean max_tokens?)"),
-        ({"labels": {"max_tokens": "3"}}, "labels.max_tokens = '3', expected int"),
-        ({"labels": {"leading_space": 1}}, "labels.leading_space = 1, expected bool"),
+        ({"labels": {"max_tokens": "3"}}, 'labels.max_tokens = "3", expected an integer'),
+        ({"labels": {"leading_space": 1}}, "labels.leading_space = 1, expected true or false"),
         ({"model": {}}, "model.processor is missing"),
         ({"source": {"kind": "images"}}, "write [[source]]"),
-        ({"source": [{"kind": "image", "path": "x"}]}, "'image', expected one of docvqa"),
+        ({"source": [{"kind": "image", "path": "x"}]}, '"image", expected one of docvqa'),
         ({"source": [{"kind": "image", "path": "x"}]}, "did you mean images?"),
         ({"source": MINIMAL["source"] * 2}, "give each a name of its own"),
         ({"ocr": {"engine": "paddleocr"}}, "needs det_model and rec_model"),
         ({"ocr": {"engine": "tesseract"}}, "expected one of rapidocr, paddleocr"),
         ({"output": {"pages_per_shard": 0}}, "expected at least 1"),
-        ({"output": {"max_reject_share": float("nan")}}, "expected 0 to 1"),
+        ({"output": {"max_reject_share": float("nan")}}, "expected a finite number"),
         ({"labels": {"max_height": -1.0}}, "expected more than 0"),
         ({"render": {"font_sizes": [30, 10]}}, "expected [smallest, largest]"),
         ({"render": {"font_sizes": [20]}}, "expected [smallest, largest]"),
         ({"filter": {"max_ppl_document": -1}}, "expected more than 0"),
         ({"filter": {"dtype": "float16"}}, "expected one of auto, bfloat16, float32"),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"of": "word"}}]}, "did you mean words?"),
-        ({"source": [{"kind": "squad", "path": "x", "draw": {"of": "words"}}]}, "expected documents only"),
+        (
+            {"source": [{"kind": "squad", "path": "x", "draw": {"of": "words"}}]},
+            'source[0].draw belongs to kind = "documents"',
+        ),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
         ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
-        ({"render": {"fonts": []}}, "expected at least one"),
+        ({"render": {"fonts": []}}, "render.fonts = [], expected at least 1"),
+        (
+            {"model": {"processor": "p", "min_pixels": 9, "max_pixels": 8}},
+            "expected at least min_pixels = 9",
+        ),
+        ({"zzz": {}}, "unknown key zzz; expected one of model, source"),
     ],
 )
 def test_a_wrong_config_says_what_was_found_and_what_to_write(change, said):
@@ -73,4 +81,4 @@ def test_extras_are_those_the_run_imports(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines/configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
-    assert load(path) == parse(tomllib.loads(path.read_text()))
+    assert load(path).source == parse(tomllib.loads(path.read_text().replace("extends", "#"))).source

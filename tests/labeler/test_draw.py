@@ -16,7 +16,9 @@ CORPUS = ["the cat sat on the mat", "the dog", "a\ncat  and the extraordinary hi
 
 def test_words_are_as_frequent_as_in_the_corpus():
     """By the chi-square statistic of 9 degrees of freedom, which is below 27.9 in 999 of 1,000 draws."""
-    drawn = Counter(" ".join(draw_words(CORPUS, Draw("words", 3000, 20, 100))).split())
+    drawn = Counter(
+        " ".join(draw_words(CORPUS, Draw(of="words", samples=3000, min_characters=20, max_characters=100))).split()
+    )
     corpus = Counter(" ".join(CORPUS).split())
     assert drawn.keys() == corpus.keys() and len(corpus) == 10
     total = drawn.total()
@@ -26,24 +28,26 @@ def test_words_are_as_frequent_as_in_the_corpus():
 
 
 def test_drawn_texts_keep_to_the_limits_and_fill_them():
-    lengths = [len(text) for text in draw_words(CORPUS, Draw("words", 2000, 20, 60))]
+    lengths = [
+        len(text) for text in draw_words(CORPUS, Draw(of="words", samples=2000, min_characters=20, max_characters=60))
+    ]
     assert len(lengths) == 2000
     assert 20 <= min(lengths) < 25 and 55 < max(lengths) <= 60
 
 
 def test_the_seed_alone_decides_what_is_drawn():
-    first = list(draw_words(CORPUS, Draw("words", 20)))
-    assert list(draw_words(reversed(CORPUS), Draw("words", 20))) == first
-    assert list(draw_words(CORPUS, Draw("words", 25)))[:20] == first
-    assert not set(draw_words(CORPUS, Draw("words", 20, seed=1))) & set(first)
+    first = list(draw_words(CORPUS, Draw(of="words", samples=20)))
+    assert list(draw_words(reversed(CORPUS), Draw(of="words", samples=20))) == first
+    assert list(draw_words(CORPUS, Draw(of="words", samples=25)))[:20] == first
+    assert not set(draw_words(CORPUS, Draw(of="words", samples=20, seed=1))) & set(first)
     assert len(set(first)) == 20
 
 
 def test_a_word_that_never_fits_is_not_drawn():
-    texts = list(draw_words([*CORPUS, "x" * 41], Draw("words", 200, 20, 60)))
+    texts = list(draw_words([*CORPUS, "x" * 41], Draw(of="words", samples=200, min_characters=20, max_characters=60)))
     assert not any("x" * 41 in text for text in texts)
     with pytest.raises(SourceError, match="no word of at most 40 characters"):
-        list(draw_words(["x" * 41], Draw("words", 1, 20, 60)))
+        list(draw_words(["x" * 41], Draw(of="words", samples=1, min_characters=20, max_characters=60)))
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def documents(tmp_path):
 
 
 def read(path, **draw):
-    items = list(read_source(Source("documents", str(path), "test", "drawn", draw=Draw(**draw))))
+    items = list(read_source(Source(kind="documents", path=str(path), split="test", name="drawn", draw=Draw(**draw))))
     return [item for item in items if isinstance(item, Page)], [item for item in items if isinstance(item, Reject)]
 
 
@@ -89,7 +93,7 @@ def test_a_drawn_sample_is_labelled_and_no_other_runner_changes_it(documents, wr
     assert run_files(tmp_path / "one") == run_files(tmp_path / "two")
     found = read_all(tmp_path / "one")
     assert [row["id"] for row in found] == [f"noncontextual/test/{n:05d}" for n in range(6)]
-    texts = list(draw_words([line["document"] for line in lines_of(documents)], Draw("words", 6)))
+    texts = list(draw_words([line["document"] for line in lines_of(documents)], Draw(of="words", samples=6)))
     assert [" ".join(word["text"] for word in row["words"]) for row in found] == texts
     config.write_text(config.read_text().replace('"words"', '"documents"').replace("noncontextual", "contextual"))
     assert label(config, tmp_path / "three") == 0

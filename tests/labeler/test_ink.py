@@ -16,11 +16,11 @@ WORDS = ("Quality,", "jumps", "i.e.", "42%")
 BLOW_UP = 8  # px a detector adds above and below
 
 
-def draw_line(dark_on_light: bool = True):
+def draw_line(dark_on_light: bool = True, words=WORDS):
     """A page with one line: (gray, ink boxes, centres of the characters, (x0, y0, x1, y1) of the blown-up line)."""
     page = Image.new("L", (460, 200), 255)
     pen, x, boxes, centres = ImageDraw.Draw(page), 40, [], []
-    for word in WORDS:
+    for word in words:
         alone = Image.new("L", page.size, 0)
         ImageDraw.Draw(alone).text((x, 80), word, font=FONT, fill=255)
         boxes.append(Image.fromarray((np.asarray(alone) > 127).astype(np.uint8)).getbbox())
@@ -71,6 +71,23 @@ def test_letters_of_the_lines_above_and_below_are_not_ink():
     for y in (54, 106):
         ImageDraw.Draw(page).text((40, y), "gypsy Python joy", font=FONT, fill=0)
     assert_within(ink.word_boxes(np.asarray(page), line_at(box, centres)), true, 1)
+
+
+@pytest.mark.parametrize("shift", [-5, -4, -3])
+def test_words_are_parted_in_the_gap_between_them_and_not_halfway_between_characters(shift):
+    """A recogniser's columns are off by a few px, and halfway between a wide and a narrow sign lies in the wide one."""
+    gray, true, centres, box = draw_line(words=("end…", "is"))
+    shifted = [[center + shift for center in word] for word in centres]
+    assert_within(ink.word_boxes(gray, line_at(box, shifted)), true, 1)
+
+
+def test_what_is_left_of_a_ragged_rule_is_not_ink():
+    gray, true, centres, box = draw_line()
+    base = true[3][3]  # of "42%"
+    for x in range(box[0] + 5, box[2] - 10, 14):
+        gray[base + 2 : base + 4, x : x + 9] = 0  # dashes too short to be a rule, just below the letters
+    found = ink.word_boxes(gray, line_at(box, centres))
+    assert_within(found[2:], true[2:], 1)  # words without descenders, which a dash would make higher
 
 
 @pytest.mark.parametrize("degrees", [-3, 2, 90])

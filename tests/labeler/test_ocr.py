@@ -1,12 +1,19 @@
 """Words are true words, and engines that cannot start say why."""
 
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType, SimpleNamespace
+
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from support import SAMPLES, draw_page
 
 from dvsft.labeler.config import Ocr
-from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.ocr.engines import describe, make_engine
 from dvsft.labeler.ocr.lines import EngineError, Reading, cut_line, place_words, read_page
 from dvsft.patchlabels import image
 
@@ -149,6 +156,165 @@ def test_paddleocr_without_its_models_fails_before_the_run(tmp_path):
     )
     with pytest.raises(EngineError, match="det_folder"):
         make_engine(settings)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gppu", "gpu:", "gpu:x", "GPU", "", "cpu:0"])
+def test_what_is_no_device_is_refused(device):
+    for check in (describe, make_engine):
+        with pytest.raises(EngineError, match=r'expected "cpu", "gpu", or "gpu:1"'):
+            check(Ocr(device=device))
+
+
+@pytest.mark.parametrize("device", ["gpu", "gpu:1"])
+def test_a_gpu_that_onnx_runtime_does_not_use_is_refused_and_not_replaced_by_the_cpu(device):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("ONNX Runtime has CUDA here")
+    with pytest.raises(EngineError, match="runs on CPUExecutionProvider"):
+        make_engine(Ocr(device=device))
+
+
+def test_paddles_models_on_a_gpu_that_is_not_there_are_refused(paddle_models, monkeypatch):
+    with pytest.raises(EngineError, match="CUDAExecutionProvider"):
+        make_engine(replace(paddle_models, device="gpu"))
+    stub = ModuleType("paddle")
+    stub.device = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
+    monkeypatch.setitem(sys.modules, "paddle", stub)
+    monkeypatch.setattr("paddleocr.TextDetection", lambda **_: None)
+    monkeypatch.setattr("paddleocr.TextRecognition", lambda **_: None)
+    make_engine(replace(paddle_models, device="gpu:0", backend=""))
+    with pytest.raises(EngineError, match="asks for GPU 1, but paddlepaddle sees 1"):
+        make_engine(replace(paddle_models, device="gpu:1", backend=""))
+
+
+def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
+    given = []
+
+    class Recorder:
+        def __init__(self, params):
+            given.append(params)
+            raise RuntimeError("seen enough")
+
+    monkeypatch.setattr("rapidocr.RapidOCR", Recorder)
+    for device in ("cpu", "gpu", "gpu:3"):
+        with pytest.raises(EngineError):
+            make_engine(Ocr(device=device))
+    key = "EngineConfig.onnxruntime."
+    assert [(p[key + "use_cuda"], p[key + "cuda_ep_cfg.device_id"]) for p in given] == [
+        (False, 0),
+        (True, 0),
+        (True, 3),
+    ]
+
+
+def test_settings_that_an_engine_would_ignore_are_refused():
+    for settings in ({"backend": "onnxruntime"}, {"det_folder": "d"}, {"rec_folder": "r"}):
+        with pytest.raises(EngineError, match=f"ocr.{next(iter(settings))} .* means nothing to"):
+            describe(Ocr(**settings))
+    with pytest.raises(EngineError, match=r"ocr\.backend = 'tensorrt', expected one of"):
+        describe(Ocr("paddleocr", backend="tensorrt", det_model="d", rec_model="r"))
+
+
+def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
+    monkeypatch.setattr("rapidocr.RapidOCR", None)
+    named = describe(Ocr(device="gpu", det_model="/on/the/workers.onnx"))
+    assert named == {
+        "engine": "rapidocr",
+        "version": version("rapidocr"),
+        "det_model": "/on/the/workers.onnx",
+        "rec_model": "PP-OCRv6_rec_small",
+    }
+    paddle = Ocr("paddleocr", "gpu", det_model="PP-OCRv5_server_det", rec_model="PP-OCRv5_server_rec")
+    assert describe(paddle)["backend"] == "paddle"
+    monkeypatch.setattr("importlib.metadata.version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
+    with pytest.raises(EngineError, match="--extra paddleocr"):
+        describe(paddle)
+
+
+STRIP = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+from PIL import Image
+from dvsft.labeler.config import Ocr
+from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.ocr.lines import read_page
+assert read_page(make_engine(Ocr()), Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")) == ([], 0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.parametrize("size", [(10_000, 51), (51, 10_000)], ids=["wide", "tall"])
+def test_a_strip_takes_no_more_memory_than_its_pixels(size):
+    """Half the sides of the longest strip that the grid takes; padded to a page it would be 100 megapixels."""
+    done = subprocess.run([sys.executable, "-c", STRIP, *map(str, size)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 1.5, "GiB"
+
+
+@pytest.fixture
+def colored_page() -> Image.Image:
+    """Red, green and blue differ everywhere."""
+    noise = np.random.default_rng(0).integers(0, 80, (96, 320, 3), np.uint8)
+    return Image.fromarray(noise + np.array([0, 80, 160], np.uint8))
+
+
+def test_an_engine_sees_pages_and_lines_as_blue_green_red(colored_page, tmp_path):
+    """As OpenCV reads them, which is what the models were trained on."""
+    seen = []
+
+    class Spy:
+        min_side = 32
+
+        def detect(self, page):
+            seen.append(page)
+            return np.array([[[10, 20], [110, 20], [110, 60], [10, 60]]], np.float32)
+
+        def recognise(self, line):
+            seen.append(line)
+
+    colored_page.save(tmp_path / "page.png")
+    expected = cv2.imread(str(tmp_path / "page.png"))
+    read_page(Spy(), colored_page)
+    assert (seen[0] == expected).all()
+    assert (seen[1] == expected[20:60, 10:110]).all()
+
+
+def test_rapidocr_hands_on_the_colors_it_is_given(engine, colored_page, monkeypatch):
+    seen = []
+    model = engine._recogniser.text_rec
+    monkeypatch.setattr(engine._recogniser, "text_rec", lambda given: seen.append(given.img[0]) or model(given))
+    line = np.asarray(colored_page)
+    engine.recognise(line)
+    assert (seen[0] == line).all()
+
+
+def test_the_settings_of_the_detector_reach_it(engine, monkeypatch):
+    strict = make_engine(Ocr(box_threshold=0.99, min_side=100))
+    page = np.ascontiguousarray(np.asarray(draw_page(size=(320, 320))))
+    assert len(engine.detect(page)) == 1
+    assert len(strict.detect(page)) == 0
+    sizes = {}
+    for name, each in (("strict", strict), ("default", engine)):
+        monkeypatch.setattr(each, "detect", lambda image, name=name: sizes.update({name: image.shape[:2]}) or [])
+        read_page(each, draw_page(size=(320, 320)))
+    assert sizes == {"strict": (320, 320), "default": (640, 640)}
+
+
+def test_paddles_detector_gets_its_settings_too(paddle_models):
+    page = np.ascontiguousarray(np.asarray(draw_page(size=(320, 320))))
+    strict = make_engine(replace(paddle_models, box_threshold=0.99, min_side=100))
+    assert len(strict.detect(page)) == 0 and strict.min_side == 100
+    assert len(make_engine(replace(paddle_models, box_threshold=0.3)).detect(page)) == 1
+
+
+def test_no_line_is_turned_upside_down_on_a_guess(engine):
+    """The classifier for that takes short cells for upside-down ones ("$889.88" becomes "88.688$")."""
+    line = np.ascontiguousarray(np.asarray(draw_page("Total amount due", (320, 96)))[20:70])
+    assert engine.recognise(line).text == "Total amount due"
+    turned = engine.recognise(np.ascontiguousarray(line[::-1, ::-1]))
+    assert turned is None or turned.text != "Total amount due"
+    assert engine._recogniser.text_cls is None and engine._detector.text_cls is None
 
 
 @pytest.fixture

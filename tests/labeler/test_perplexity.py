@@ -21,6 +21,7 @@ from dvsft.labeler.filtering import select as filtering
 from dvsft.labeler.filtering.select import TEMPLATE, left_out_because, read_perplexities
 from dvsft.labeler.page import Page
 from dvsft.labeler.runs import stats
+from dvsft.patchlabels import command
 from dvsft.patchlabels.rows import open_shard
 
 
@@ -328,7 +329,7 @@ def test_a_filter_run_that_cannot_start_says_why(filter_config, tmp_path, capsys
     ):
         changed = tmp_path / "changed.toml"
         changed.write_text(config.read_text().replace(old, new))
-        assert pipeline.main(["--config", str(changed)]) == 2
+        assert command.run(pipeline.main, ["--config", str(changed)]) == 2
         assert said in capsys.readouterr().err
 
 

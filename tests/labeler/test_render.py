@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvsft.labeler.labels.render import FONTS, GAP, contrast, draw_colours, render_page
+from dvsft.labeler.labels.render import FONTS, GAP, contrast, draw_colours, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec
@@ -102,6 +102,38 @@ def test_words_that_no_font_can_draw_are_skipped_and_counted():
     page = render("plain 凧 🙂 שלום Ελληνικά Привет \u2800 naive\u0301 end")
     assert [word.text for word in page.words] == ["plain", "Ελληνικά", "Привет", "naive\u0301", "end"]
     assert page.no_glyph == 4
+
+
+def test_soft_hyphens_and_zero_width_characters_cost_no_word():
+    marked = (
+        "co\u00adoper\u00adate \u200bzero\u200bwidth\u200d \u2060join\ufeff \u200eleft\u202c \u00a9\ufe0f \u200b end"
+    )
+    plain = "cooperate zerowidth join left \u00a9 end"
+    page = render(marked)
+    assert [word.text for word in page.words] == plain.split()
+    assert page.no_glyph == 0
+    assert page.png == render(plain).png
+
+
+def test_an_answer_is_undrawn_where_a_part_of_it_is():
+    text = "the 凧 kite of 東京 flew co\u00adop"
+    fonts = ["OpenSans-Regular"]
+    lost = [
+        answer for answer in ("凧", "the 凧 kite", "東", "kite of 東京 flew") if undrawn_answer(text, answer, fonts)
+    ]
+    assert lost == ["凧", "the 凧 kite", "東", "kite of 東京 flew"]
+    for answer in ("kite of", "the", "coop", "co\u00adop", "yes, 凧 it does", ""):
+        assert not undrawn_answer(text, answer, fonts)
+    assert not undrawn_answer("a 凧 kite, and kite", "kite", fonts)
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("text", ["a b", "tiny", "some more words than two"])
+def test_a_short_text_gets_a_page_of_ordinary_shape(text, number):
+    """The smallest page has 64 patches; of two words it was a strip two patches wide and 32 high."""
+    page = render(text, str(number))
+    assert 0.8 <= page.width / page.height <= 2.2
+    assert SPEC.min_pixels <= page.width * page.height <= 1.2 * SPEC.min_pixels
 
 
 def test_a_text_that_cannot_be_drawn_or_does_not_fit_is_refused():

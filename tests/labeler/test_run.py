@@ -16,6 +16,7 @@ from dvsft.labeler.commands import relabel
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.identity import RunError
+from dvsft.patchlabels import command
 
 SMALL = {"pages_per_shard": 3}
 
@@ -172,7 +173,7 @@ def test_an_unfinished_run_is_not_relabelled(squad_config, label, tmp_path, caps
     label(squad_config, tmp_path / "first")
     next((tmp_path / "first").glob("labels/*/*.parquet")).unlink()
     flags = ["--from", str(tmp_path / "first"), "--config", str(squad_config), "--out", str(tmp_path / "second")]
-    assert relabel.main(flags) == 2
+    assert command.run(relabel.main, flags) == 2
     assert "lacks 1 of its shards" in capsys.readouterr().err
 
 

@@ -96,6 +96,13 @@ def test_a_missing_page_is_one_page_however_many_questions_it_had(docvqa):
     assert [reject.what for reject in rejects] == ["page", "question", "question"]
 
 
+def test_every_duplicate_document_is_a_page_of_its_own_among_the_rejects(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"id": 1, "text": "one"}\n' * 4)
+    pages, rejects = read(kind="documents", path=str(tmp_path / "x.jsonl"))
+    assert len(pages) == 1
+    assert [(reject.reason, reject.what) for reject in rejects] == [("duplicate_id", "page")] * 3
+
+
 def test_two_images_of_one_name_are_not_one_page(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 1, "text": "two"}\n{"id": 1, "text": "one"}')
     pages, rejects = read(kind="documents", path=str(tmp_path / "x.jsonl"))

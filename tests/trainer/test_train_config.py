@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from trainer_fixtures import ROOT
 
-from dvsft.trainer.config import Config, ConfigError, build, load
+from dvsft.patchlabels.settings import build, resolved
+from dvsft.trainer.config import Config, ConfigError, load
 
 MINIMAL = """
 output = "out"
@@ -26,49 +29,55 @@ def test_every_shipped_configuration_loads_with_the_paper_s_settings():
     assert len(configs) == 11
     methods = {"sft": "sft", "dvsft": "dv_sft", "basic": "basic"}
     for name, config in configs.items():
-        assert config.method == methods[name.rpartition("-")[2]] and config.loss.beta == 0.3
+        method = config.method
+        assert method.name == methods[name.rpartition("-")[2]]
         if not name.startswith("tiny"):
             assert config.optimizer.learning_rate == (2e-5 if "8b" in name else 5e-6)
             assert config.optimizer.global_batch == 64 and config.optimizer.warmup_ratio == 0.03
             assert (config.data.min_pixels, config.data.max_pixels) == (32 * 32 * 64, 32 * 32 * 2048)
-            assert config.method == "sft" or config.loss.vision_weight == 2e-3
-        if config.method == "basic":
-            assert (config.loss.direction_weight, config.loss.semantics_weight) == (1.0, 0.01)
-            assert config.loss.patch_weights == "uniform"
+            assert method.name != "dv_sft" or method.vision_weight == 2e-3
+        if method.name == "dv_sft":
+            assert method.beta == 0.3
+        if method.name == "basic":
+            assert (method.direction_weight, method.semantics_weight) == (1.0, 0.01)
+            assert method.patch_weights == "uniform"
     lora = configs["qwen3-vl-8b-lora-dvsft"].model.lora
     assert (lora.rank, lora.alpha) == (64, 128)
 
 
-def test_the_method_line_alone_turns_one_method_into_another(tmp_path):
-    """Whatever the other settings of a DV-SFT run are; `freeze` stays what the file says."""
-    text = (ROOT / "pipelines/configs/train/qwen3-vl-2b-dvsft.toml").read_text()
-    configs = [load(write(tmp_path, text.replace('"dv_sft"', f'"{name}"'))) for name in ("sft", "dv_sft", "basic")]
-    assert [config.method for config in configs] == ["sft", "dv_sft", "basic"]
-    assert len({(config.loss, config.model, config.data, config.optimizer) for config in configs}) == 1
+def test_the_table_of_the_method_alone_turns_one_run_into_another():
+    """The shipped SFT and DV-SFT of every size."""
+    folder = ROOT / "pipelines/configs/train"
+    for path in folder.glob("*-dvsft.toml"):
+        ours, other = load(path), load(path.with_name(path.name.replace("dvsft", "sft")))
+        assert ours.method != other.method
+        assert ours == other.model_copy(update={"method": ours.method, "output": ours.output})
 
 
 def test_an_unset_setting_gets_its_default_and_an_integer_serves_as_a_float(tmp_path):
     config = load(write(tmp_path, MINIMAL))
-    assert config.loss.beta == 0.3 and config.model.freeze == ("vision_encoder",)
+    assert config.method.beta == 0.3 and config.model.freeze == ("vision_encoder",)
     assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("learning_rate", "lerning_rate", "'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'"),
-        ("learning_rate = 1", "global_batch = 8", "missing setting 'optimizer.learning_rate'"),
-        ("= 1\n", '= "1"\n', "optimizer.learning_rate: expected float, found '1'"),
-        ('["labels"]', '["labels"]\nquestions_per_page = 3', r"\[0\].questions_per_page: expected 1 or 2"),
-        ('["labels"]', '["labels"]\nquestions_per_page = true', "questions_per_page: expected 1 or 2"),
-        ('["labels"]', '"labels"', "labels: expected an array, found 'labels'"),
-        ("[model]", "[loss]\nbeta = 1.5\n[model]", "0 <= loss.beta <= 1"),
+        ("learning_rate", "lerning_rate", r"unknown key optimizer.lerning_rate \(did you mean learning_rate\?\)"),
+        ("learning_rate = 1", "global_batch = 8", "optimizer.learning_rate is missing"),
+        ("= 1\n", '= "1"\n', 'optimizer.learning_rate = "1", expected a number'),
+        ('["labels"]', '["labels"]\nquestions_per_page = 3', r"dataset\[0\].questions_per_page = 3, expected one of"),
+        ('["labels"]', '["labels"]\nquestions_per_page = true', "questions_per_page = true, expected one of 1, 2, all"),
+        ('["labels"]', '"labels"', 'labels = "labels", expected a list'),
+        ("[model]", '[method]\nname = "dv_sft"\nbeta = 1.5\n[model]', "method.beta = 1.5, expected at most 1"),
         ("[model]", '[deepspeed]\nzero_stage = 2\noffload = "all"\n[model]', "needs zero_stage 3, found 2"),
         ("[model]", "[checkpoint]\nexport_at = [2.0]\n[model]", r"export_at in \(0, 1\]"),
-        ("[model]", "[loss]\nvision_weight = 0.0\n[model]", 'vision_weight > 0.*text loss alone set method = "sft"'),
-        ('output = "out"', 'output = "out"\nmethod = "dvsft"', "method: expected 'sft' or 'dv_sft' or 'basic', found"),
-        ('[model]\npath = "model"', "model = 3", "model: expected a table, found 3"),
-        ("[model]", "[model", "is no TOML"),
+        ("[model]", '[method]\nname = "dv_sft"\nvision_weight = 0.0\n[model]', "weight = 0.0, expected more than 0"),
+        ("[model]", '[method]\nname = "sft"\nbeta = 0.3\n[model]', "unknown key method.beta"),
+        ("[model]", "[method]\nbeta = 0.3\n[model]", "method.name is missing"),
+        ("[model]", '[method]\nname = "dvsft"\n[model]', r"name = .*basic, dv_sft, sft \(did you mean dv_sft\?\)"),
+        ('[model]\npath = "model"', "model = 3", "model = 3, expected a table"),
+        ("[model]", "[model", "is not TOML"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, old, new, message):
@@ -79,9 +88,9 @@ def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, old, new, mes
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ("[loss]\nsemantics_weight = -1", "direction_weight and loss.semantics_weight >= 0, found 1.0 and -1.0"),
+        ("semantics_weight = -1", "method.semantics_weight = -1, expected at least 0"),
         (
-            '[loss]\npatch_weights = "attention"',
+            'patch_weights = "attention"',
             'which model.attention = "sdpa" never makes; set model.attention = "eager"',
         ),
         ("[model.lora]", "trains the merger, which model.lora freezes; take out model.lora"),
@@ -90,9 +99,41 @@ def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, old, new, mes
 )
 def test_basic_refuses_what_would_train_nothing(tmp_path, tables, message):
     frozen = "" if tables else 'freeze = ["merger"]\n'
-    text = 'method = "basic"\n' + MINIMAL.replace("[[data", f"{frozen}[[data") + tables
+    text = MINIMAL.replace("[[data", f"{frozen}[[data") + '[method]\nname = "basic"\n' + tables
     with pytest.raises(ConfigError, match=message):
         load(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.micro_batch=0", "optimizer.micro_batch = 0, expected at least 1"),
+        ("optimizer.epochs=0", "optimizer.epochs = 0, expected at least 1"),
+        ("optimizer.global_batch=-8", "optimizer.global_batch = -8, expected at least 1"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate = -1, expected more than 0"),
+        ("optimizer.warmup_ratio=3", "optimizer.warmup_ratio = 3, expected at most 1"),
+        ("optimizer.max_steps=0", "optimizer.max_steps = 0, expected at least 1"),
+        ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm = -1, expected at least 0"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay = -1, expected at least 0"),
+        ("method={name = 'sft', chunk_size = 0}", "method.chunk_size = 0, expected at least 1"),
+        ("checkpoint.resume_every=0", "checkpoint.resume_every = 0, expected at least 1"),
+        ("checkpoint.export_at=[0.0]", r"checkpoint.export_at\[0\] = 0.0, expected more than 0"),
+        ("data.dataset=[]", r"data.dataset = \[\], expected at least 1"),
+        ("data.dataset[0].labels=[]", r"data.dataset\[0\].labels = \[\], expected at least 1"),
+        ("data.max_pixels=10", "data.max_pixels = 10, expected at least min_pixels = 65536"),
+        ("data.max_length=0", "data.max_length = 0, expected at least 1"),
+        ("data.workers=-1", "data.workers = -1, expected at least 0"),
+        ("deepspeed.zero_stage=true", "deepspeed.zero_stage = true, expected one of 0, 1, 2, 3"),
+        ("deepspeed.zero_stage=2.0", "deepspeed.zero_stage = 2.0, expected one of 0, 1, 2, 3"),
+        ("model.lora={rank = 0}", "model.lora.rank = 0, expected at least 1"),
+        ("seed=-1", "seed = -1, expected at least 0"),
+        ("zzz=1", "unknown key zzz; expected one of output, model, data"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_before_the_run(tmp_path, setting, message):
+    path = write(tmp_path, MINIMAL)
+    with pytest.raises(ConfigError, match=message):
+        load(path, [setting])
 
 
 def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):
@@ -103,11 +144,5 @@ def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):
 
 
 def test_a_resolved_configuration_reads_back_the_same(tmp_path):
-    import json
-    from dataclasses import asdict
-
-    def without_none(x):
-        return {k: without_none(v) for k, v in x.items() if v is not None} if isinstance(x, dict) else x
-
     config = load(ROOT / "pipelines/configs/train/qwen3-vl-8b-lora-dvsft.toml")
-    assert build(Config, without_none(json.loads(json.dumps(asdict(config))))) == config
+    assert build(json.loads(json.dumps(resolved(config))), Config) == config

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.settings import build, resolved
 
 ROOT = Path(__file__).parents[2]
 FONT = next((ROOT / "packages/labeler/src/dvsft/labeler/fonts").glob("*.ttf"), None)
@@ -29,6 +29,9 @@ COLOURS = [
     "white",
 ]
 WORDS = ["total", "date", "name", "tax", "sum", "paid", "from", "sent", "page", "order", "item", "price"]
+ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
+"""Shares: every answer token, labelled visual token and image counts one."""
+
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
 
@@ -103,19 +106,20 @@ def write_toml(path, config):
 
     def inline(value):
         if isinstance(value, dict):
-            return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items() if v is not None) + "}"
+            return "{" + ", ".join(f"{k} = {inline(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list | tuple):
             return "[" + ", ".join(map(inline, value)) + "]"
         return json.dumps(value)
 
-    lines = [f"{name} = {inline(value)}\n" for name, value in asdict(config).items() if value is not None]
+    lines = [f"{name} = {inline(value)}\n" for name, value in resolved(config).items()]
     path.write_text("".join(lines))
     return path
 
 
 def make_config(output, model, labels, **changes):
-    """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3."""
-    from dvsft.trainer.config import Config, build
+    """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3;
+    method="sft" is another method's table."""
+    from dvsft.trainer.config import Config
 
     table = {
         "output": str(output),
@@ -127,7 +131,7 @@ def make_config(output, model, labels, **changes):
             "workers": 0,
             "dataset": [{"labels": [str(labels)], "questions_per_page": 2}],
         },
-        "loss": {"vision_weight": 2.0, "beta": 0.1, "chunk_size": 64},
+        "method": {"name": "dv_sft", "vision_weight": 2.0, "beta": 0.1, "chunk_size": 64},
         "optimizer": {"learning_rate": 5e-3, "global_batch": 8, "micro_batch": 2},
         "deepspeed": {"zero_stage": 0},
     }
@@ -136,5 +140,5 @@ def make_config(output, model, labels, **changes):
         inner = table
         for key in path:
             inner = inner.setdefault(key, {})
-        inner[last] = value
-    return build(Config, table)
+        inner[last] = {"name": value, "chunk_size": 64} if name == "method" else value
+    return build(table, Config)

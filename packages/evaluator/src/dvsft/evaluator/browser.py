@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator import benchmarks
-from dvsft.evaluator.compare import Run, right
+from dvsft.evaluator.compare import Run
 from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.metrics import METRICS
 from dvsft.patchlabels.image import ImageError, decode
 
 LONGEST_SIDE = 1000
@@ -22,10 +23,10 @@ TALLEST = 1600
 def choose(runs: Sequence[Run], name: str, count: int) -> list[str]:
     """Ids of up to `count` samples that every run answered: half where runs disagree, the rest at random."""
     items = [run.items[name] for run in runs if name in run.items]
-    metric = benchmarks.get(name).metrics[0]
+    metric = METRICS[benchmarks.get(name).metrics[0]]
     shared = sorted(set.intersection(*[set(members) for members in items]))
     random.Random(0).shuffle(shared)
-    split = [key for key in shared if len({right(metric, members[key].values[metric]) for members in items}) > 1]
+    split = [key for key in shared if len({metric.right(members[key].values[metric.name]) for members in items}) > 1]
     first = split[: (count + 1) // 2]
     return sorted(first + [key for key in shared if key not in set(first)][: count - len(first)])
 
@@ -60,15 +61,15 @@ def _sources(name: str, data: Mapping[str, str], used: Mapping[str, str]) -> dic
 
 
 def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
-    benchmark = benchmarks.get(name)
+    metric = METRICS[benchmarks.get(name).metrics[0]]
     found = [run.items.get(name, {}).get(key) for run in runs]
     item = next(item for item in found if item)
     answers = [
         {
             "text": i.line["prediction"],
             "error": i.line.get("error", ""),
-            "score": round(i.values[benchmark.metrics[0]], 4),
-            "right": right(benchmark.metrics[0], i.values[benchmark.metrics[0]]),
+            "score": round(i.values[metric.name], 4),
+            "right": metric.right(i.values[metric.name]),
         }
         if i
         else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from typing import Any
 from dvsft.evaluator import benchmarks, predict, predictions, score
 from dvsft.evaluator.scorer_sets import SCORER_SETS
 from dvsft.patchlabels.errors import DvsftError
+from dvsft.patchlabels.grid import GridSpec
+
+TOO_MANY_FAILED = 3
 
 
-def predict_verb(arguments: Sequence[str]) -> None:
+def predict_verb(arguments: Sequence[str]) -> int:
     """`dvsft predict`: a model's answers to benchmarks -> a run folder."""
-    run_predict(parsed(add_predict, arguments))
+    return run_predict(parsed(add_predict, arguments))
 
 
 def score_verb(arguments: Sequence[str]) -> None:
@@ -42,15 +47,40 @@ def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[s
 
 def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help="Hugging Face folder (with --endpoint: its processor, or a name)")
-    verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, as http://host:8000/v1")
+    add_endpoint(verb)
     verb.add_argument("--benchmarks", required=True, help=f"by comma: {', '.join(benchmarks.BENCHMARKS)}")
     add_data(verb)
     verb.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder; an unfinished one goes on")
     verb.add_argument("--batch-size", type=int, default=8)
     verb.add_argument("--limit", type=int, default=0, help="only the first samples of each benchmark")
+    add_errors(verb)
     verb.add_argument("--devices", help="by comma, a process each; default: every GPU, else cpu")
     add_patches(verb)
     verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="for plots, as epoch=0.2")
+
+
+def add_endpoint(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, as http://host:8000/v1")
+    verb.add_argument("--served-name", metavar="NAME", help="the model to ask there; default: what --model says")
+    verb.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's API key")
+
+
+def add_errors(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--retry-errors", action="store_true", help="ask again where an earlier call got an error")
+    verb.add_argument(
+        "--max-failed",
+        type=share,
+        default=0.05,
+        metavar="SHARE",
+        help=f"exit with code {TOO_MANY_FAILED} if more of a benchmark's answers are errors; default 0.05",
+    )
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a share from 0 to 1")
+    return value
 
 
 def add_data(verb: argparse.ArgumentParser) -> None:
@@ -82,30 +112,63 @@ def data_places(values: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def run_predict(options: argparse.Namespace) -> None:
+def run_predict(options: argparse.Namespace) -> int:
+    """Returns 0, or TOO_MANY_FAILED when more answers than --max-failed are errors."""
     patches = (options.min_patches, options.max_patches)
     names = tuple(benchmarks.get(name).name for name in options.benchmarks.split(","))
-    plan = predict.Plan(options.out, names, data_places(options.data), options.batch_size, options.limit)
+    plan = predict.Plan(
+        options.out, names, data_places(options.data), options.batch_size, options.limit, options.retry_errors
+    )
+    plan.samples  # noqa: B018  data that is missing is named before a model is loaded or a server asked
+    served, makers = answerers(options, patches)
     tags = dict(tag.split("=", 1) for tag in options.tag)
-    settings = predict.run_settings(options.model, options.endpoint, patches, tags)
-    predict.predict(plan, settings, answerers(options, patches))
+    settings = predict.run_settings(options.model, options.endpoint, patches, tags, served)
+    predict.predict(plan, settings, makers)
+    failed = predict.failures(options.out, names, options.max_failed)
+    for sentence in failed:
+        print(
+            f"error: {sentence}, more than --max-failed {options.max_failed:g}; mend the cause and run the same "
+            "command with --retry-errors",
+            file=sys.stderr,
+        )
+    return TOO_MANY_FAILED if failed else 0
 
 
-def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> list[Callable[[], predict.Answerer]]:
-    """A maker of an answerer for each process. torch is imported only where a local model is used."""
+Makers = list[Callable[[], predict.Answerer]]
+
+
+def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Mapping[str, Any] | None, Makers]:
+    """What an endpoint says of its model, and a maker of an answerer for each process. torch is imported only
+    where a local model is used.
+    """
     if options.endpoint:
         from dvsft.evaluator import endpoint
-        from dvsft.patchlabels.grid import GridSpec
 
-        grid = None
-        if Path(options.model).is_dir():
-            area = GridSpec.from_folder(options.model).side ** 2
-            grid = GridSpec.from_folder(options.model, patches[0] * area, patches[1] * area)
-        return [partial(endpoint.connect, options.endpoint, grid)]
+        name = options.served_name or options.model
+        asked = endpoint.connect(options.endpoint, name, grid_of(options.model, patches), api_key(options))
+        return asked.served, [lambda: asked]
     from dvsft.evaluator import generate
 
     devices = options.devices.split(",") if options.devices else generate.devices()
-    return [partial(generate.load, options.model, device, patches) for device in devices]
+    return None, [partial(generate.load, options.model, device, patches) for device in devices]
+
+
+def grid_of(model: str, patches: tuple[int, int]) -> GridSpec | None:
+    """The grid to resize images to before they are sent; None where there is no folder to tell it."""
+    if not Path(model).is_dir():
+        return None
+    area = GridSpec.from_folder(model).side ** 2
+    return GridSpec.from_folder(model, patches[0] * area, patches[1] * area)
+
+
+def api_key(options: argparse.Namespace) -> str:
+    """The key of --api-key-env, "" without it."""
+    if not options.api_key_env:
+        return ""
+    key = os.environ.get(options.api_key_env, "")
+    if not key:
+        raise predict.PredictError(f"--api-key-env names {options.api_key_env}, which is not set; export it first")
+    return key
 
 
 def add_score(verb: argparse.ArgumentParser) -> None:

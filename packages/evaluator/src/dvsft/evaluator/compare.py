@@ -1,17 +1,18 @@
-"""Runs side by side: their scores, Table 2's averages, and each run against the first by paired bootstrap."""
+"""Runs side by side: their scores, Table 2's averages, and each run against the first, question by question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dvsft.evaluator import benchmarks, paper, predictions, score, stats
-from dvsft.evaluator.score import LOWER_IS_BETTER, Item
+from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
+from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator.score import Item
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,23 +53,19 @@ def open_run(path: Path, scorer_set: str = "official") -> Run:
     return Run(path.resolve(), scorer_set, predictions.settings(path), numbers)
 
 
-def right(metric: str, value: float) -> bool:
-    """Whether a sample's value counts as right in filters: at least half, or for errors at most half."""
-    return value <= 0.5 if metric in LOWER_IS_BETTER else value >= 0.5
-
-
 def table_row(scores: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """The cells of Table 2: in domain, their average, out of domain, theirs. Averages only of whole
-    groups.
-    """
+    """The cells of Table 2: in domain, their average, out of domain, theirs."""
     cells = []
     for group in (paper.IN_DOMAIN, paper.OUT_OF_DOMAIN):
-        values = [scores.get(name) for name in group]
-        cells += [{"benchmark": name, "score": value} for name, value in zip(group, values, strict=True)]
-        known = [value for value in values if value is not None]
-        average = sum(known) / len(known) if len(known) == len(group) else None
-        cells.append({"benchmark": "average", "score": average})
+        cells += [{"benchmark": name, "score": scores.get(name)} for name in group]
+        cells.append({"benchmark": "average", "score": average(scores, group)})
     return cells
+
+
+def average(scores: Mapping[str, float | None], group: Sequence[str]) -> float | None:
+    """The mean score of a group of benchmarks; None unless all are there."""
+    known = [score for name in group if (score := scores.get(name)) is not None]
+    return sum(known) / len(group) if len(known) == len(group) else None
 
 
 def paper_rows() -> dict[str, list[dict[str, Any]]]:
@@ -76,37 +73,72 @@ def paper_rows() -> dict[str, list[dict[str, Any]]]:
     return {model: table_row(dict(zip(names, figures, strict=True))) for model, figures in paper.TABLE.items()}
 
 
-def run_row(run: Run, first: Run) -> list[dict[str, Any]]:
+def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[dict[str, Any]]:
     """A run's cells, with standard errors, incompleteness and the difference to the first run."""
     row = table_row({name: result.get("score") for name, result in run.scores.items()})
     for cell in row:
         result = run.scores.get(cell["benchmark"], {})
         cell |= {key: result.get(key) for key in ("stderr", "n", "missing", "failed")}
-        if run is not first and cell["score"] is not None and cell["benchmark"] in first.scores:
-            cell["difference"] = difference(first, run, cell["benchmark"])
+        found = differences.get(cell["benchmark"], {}).get(run.name)
+        cell["difference"] = found and asdict(found)
     return row
 
 
-def difference(first: Run, run: Run, name: str) -> dict[str, float | int] | None:
-    """run - first in percent on the samples both have, with its interval; None if they share none."""
-    ids = [key for key in run.items.get(name, {}) if key in first.items.get(name, {})]
-    if not ids:
+@dataclass(frozen=True)
+class Difference(stats.Difference):
+    """A run minus the first run on one benchmark, in percent, on the samples that both have.
+
+    n: samples that count (weight above 0). images: clusters. not_compared: which samples were left out, and
+    why; or empty. holm: p adjusted for the number of benchmarks on
+    which this run is compared. better: whether the metric calls this an improvement; None where Holm's p is
+    0.05 or more.
+    """
+
+    metric: str
+    n: int
+    images: int
+    not_compared: str = ""
+    holm: float | None = None
+    better: bool | None = None
+
+
+def difference(first: Run, run: Run, name: str) -> Difference | None:
+    """run - first on one benchmark; None if they share no sample."""
+    theirs, ours = first.items.get(name, {}), run.items.get(name, {})
+    paired = pairing.pair(theirs, ours)
+    if not paired.ids:
         return None
     benchmark = benchmarks.get(name)
     metric = benchmark.metrics[0]
-    ours, theirs = ([r.items[name][key] for key in ids] for r in (run, first))
-    weight = score.weights(benchmark, ours)
-    gains = [a.values[metric] - b.values[metric] for a, b in zip(ours, theirs, strict=True)]
-    paired = 100 * len(ids) * weight * np.array(gains)
-    images = [item.image for item in ours]
-    return asdict(stats.paired_bootstrap(paired, images)) | {"n": len(ids)}
+    weights = score.weights(benchmark, [ours[key] for key in paired.ids])
+    counted = [key for key, weight in zip(paired.ids, weights, strict=True) if weight > 0]
+    images = [ours[key].image for key in counted]
+    found = stats.paired_difference(
+        100 * np.array([ours[key].values[metric] - theirs[key].values[metric] for key in counted]),
+        clusters=images,
+        strata=[ours[key].group if benchmark.headline else "" for key in counted],
+        weights=weights[weights > 0],
+    )
+    return Difference(
+        **asdict(found), metric=metric, n=len(counted), images=len(set(images)), not_compared=paired.note()
+    )
 
 
-def differences(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def against(first: Run, run: Run) -> dict[str, Difference]:
+    """benchmark -> difference of a run to the first, with Holm's p over these benchmarks."""
+    found = {name: found for name in first.items if (found := difference(first, run, name))}
+    tested = {name: d.p for name, d in found.items() if d.p is not None}
+    for name, p in zip(tested, stats.holm(list(tested.values())), strict=True):
+        better = METRICS[found[name].metric].better(found[name].mean) if p < 0.05 else None
+        found[name] = replace(found[name], holm=p, better=better)
+    return found
+
+
+def differences(runs: Sequence[Run]) -> dict[str, dict[str, Difference]]:
     """benchmark -> run name -> difference to the first run."""
-    first = runs[0]
+    found = {run.name: against(runs[0], run) for run in runs[1:]}
     return {
-        name: {run.name: difference(first, run, name) for run in runs[1:]}
-        for name in first.items
-        if any(name in run.items for run in runs[1:])
+        name: {run: members[name] for run, members in found.items() if name in members}
+        for name in runs[0].items
+        if any(name in members for members in found.values())
     }

@@ -8,9 +8,9 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -19,21 +19,26 @@ from dvsft.evaluator.predict import Answer, PredictError
 from dvsft.patchlabels.grid import GridSpec
 
 ATTEMPTS = 4
+REFUSES_ALL = (401, 403, 404)  # a wrong key, a wrong address or model: no other sample would fare better
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """Asks a server, a batch at once. With a grid, images are resized here as the model's processor would, so
-    that the pixel limits hold whatever the server's are.
+    that the pixel limits hold whatever the server's are. served: what the server says of the model that is asked:
+    its id and, where it tells, the folder it was read from and the model it adapts (root, parent).
     """
 
     url: str
-    served_name: str
+    served: Mapping[str, Any]
     grid: GridSpec | None = None
+    key: str = field(default="", repr=False)
     timeout: float = 300.0
 
     def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
-        """Answers in order. A refused request is that sample's error; a server that is gone ends the run."""
+        """Answers in order. A refused request is that sample's error; a server that is gone or refuses everything
+        ends the run.
+        """
         with ThreadPoolExecutor(len(prompts)) as pool:
             jobs = [
                 pool.submit(self.ask, prompt, image, max_new_tokens)
@@ -47,42 +52,53 @@ class Endpoint:
             {"type": "text", "text": prompt},
         ]
         body = {
-            "model": self.served_name,
+            "model": self.served["id"],
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
             "max_tokens": max_new_tokens,
         }
         try:
-            reply = request(f"{self.url}/chat/completions", body, self.timeout)
+            reply = request(f"{self.url}/chat/completions", body, self.timeout, self.key)
         except urllib.error.HTTPError as error:
-            return Answer(None, f"endpoint_{error.code}: {error.reason}")
+            return Answer(None, f"endpoint_{error.code}: {reason_of(error)}")
         try:
             return Answer((reply["choices"][0]["message"]["content"] or "").strip())
         except (KeyError, IndexError, TypeError):
             return Answer(None, f"endpoint_reply: no choices[0].message.content in {str(reply)[:200]}")
 
 
-def connect(url: str, grid: GridSpec | None = None) -> Endpoint:
-    """An endpoint and the name of the first model it serves. Raises PredictError if nothing answers there."""
+def connect(url: str, name: str, grid: GridSpec | None = None, key: str = "") -> Endpoint:
+    """The model called `name` at an endpoint. key: sent as a bearer token, kept nowhere. Raises PredictError if
+    nothing answers there or the model is not among those served.
+    """
     url = url.rstrip("/")
     try:
-        return Endpoint(url, request(f"{url}/models", None, 30.0)["data"][0]["id"], grid)
-    except (urllib.error.HTTPError, KeyError, IndexError, TypeError) as error:
+        models = {model["id"]: model for model in request(f"{url}/models", None, 30.0, key)["data"]}
+    except (urllib.error.HTTPError, KeyError, TypeError) as error:
         raise PredictError(f"{url}/models lists no model ({error}); give the URL up to and with /v1") from error
+    if name not in models:
+        found = ", ".join(models) or "no model"
+        raise PredictError(f"{url} serves {found}; expected {name}. Name the one to ask with --served-name")
+    served = {field: models[name][field] for field in ("id", "root", "parent") if models[name].get(field)}
+    return Endpoint(url, served, grid, key)
 
 
-def request(url: str, body: Any, timeout: float) -> Any:
+def request(url: str, body: Any, timeout: float, key: str = "") -> Any:
     """JSON over HTTP, tried again while the server is busy or away.
 
-    Raises HTTPError for a request it refuses, PredictError when it stays away.
+    Raises HTTPError for a request it refuses, PredictError when it stays away or would refuse every request.
     """
     data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
+    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    if key:
+        asked.add_unredirected_header("Authorization", f"Bearer {key}")  # another host must not get it
     for attempt in range(ATTEMPTS):
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout) as reply:
+            with urllib.request.urlopen(asked, timeout=timeout) as reply:
                 return json.load(reply)
         except urllib.error.HTTPError as error:
+            if error.code in REFUSES_ALL:
+                raise PredictError(f"{url} answers {error.code} ({reason_of(error)}); {cure(error.code)}") from error
             if error.code < 500 and error.code != 429:
                 raise
             problem: Exception = error
@@ -90,6 +106,18 @@ def request(url: str, body: Any, timeout: float) -> Any:
             problem = error
         time.sleep(2**attempt / 4)
     raise PredictError(f"{url} failed {ATTEMPTS} times ({problem}); start the server and run the same command again")
+
+
+def reason_of(error: urllib.error.HTTPError) -> str:
+    """The server's own words, shortened to one line."""
+    said = error.read(1000).decode(errors="replace")
+    return " ".join(f"{error.reason}: {said}".split())[:200]
+
+
+def cure(code: int) -> str:
+    if code == 404:
+        return "give the URL up to and with /v1, and a model that is served"
+    return "name the environment variable that holds the key with --api-key-env"
 
 
 def fit(image: Image.Image, grid: GridSpec | None) -> Image.Image:

@@ -34,8 +34,8 @@ PERIOD = re.compile(r"\.(?!\d)")  # the server means to spare decimals on both s
 MAX_PERIODS = 32  # it passes re.UNICODE (= 32) where `count` belongs
 
 
-def strip_punctuation(text: str) -> str:
-    """Punctuation to nothing where it stands beside a space, else to a space; periods that end no number go.
+def strip_punctuation(text: str, period: re.Pattern[str] = PERIOD) -> str:
+    """Punctuation to nothing where it stands beside a space, else to a space; what matches `period` goes.
 
     A comma between two digits anywhere makes ALL punctuation vanish without a space, as on the server.
     """
@@ -44,7 +44,7 @@ def strip_punctuation(text: str) -> str:
     for mark in PUNCTUATION:
         beside_space = mark + " " in text or " " + mark in text
         out = out.replace(mark, "" if beside_space or has_number_comma else " ")
-    return PERIOD.sub("", out, count=MAX_PERIODS)
+    return period.sub("", out, count=MAX_PERIODS)
 
 
 def number_words_and_articles(text: str) -> str:

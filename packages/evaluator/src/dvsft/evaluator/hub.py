@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError, Numbers, Sample
 
 Row = Mapping[str, Any]
 Fields = tuple[str, str, tuple[str, ...]]  # id, question, references
@@ -16,8 +15,8 @@ Fields = tuple[str, str, tuple[str, ...]]  # id, question, references
 
 @dataclass(frozen=True)
 class HubSource:
-    """A dataset on the hub. fields: number and content of a row -> id, question, references of its
-    samples.
+    """A dataset on the hub. fields: number and content of a row -> id, question, references of its samples; an id
+    that ends with "/" or "#" gets the number of samples before it that begin so (see `layouts.Numbers`).
     """
 
     repo: str
@@ -34,12 +33,11 @@ def samples(source: HubSource, repo: str = "") -> Iterator[Sample]:
         raise DataError("hub: data needs the datasets library; pip install 'dvsft-evaluator[hub]'") from error
     table = datasets.load_dataset(repo or source.repo, source.config, split=source.split)
     table = table.cast_column("image", datasets.Image(decode=False))
-    seen: Counter[str] = Counter()
+    numbers = Numbers()
     for i, row in enumerate(table.remove_columns("image")):
         for name, question, references in source.fields(i, row):
-            seen[name] += 1
-            unique = name if seen[name] == 1 else f"{name}#{seen[name] - 1}"
-            yield Sample(unique, question, references, partial(hub_image, table, i))
+            whole = numbers(name) if name.endswith(("/", "#")) else name
+            yield Sample(whole, question, references, partial(hub_image, table, i))
 
 
 def hub_image(table: Any, index: int) -> bytes:
@@ -57,7 +55,7 @@ def rrc(i: int, row: Row) -> list[Fields]:
 
 def chartqa(i: int, row: Row) -> list[Fields]:
     group = row["type"].removesuffix("_test")
-    return [(f"{group}/{i}", row["question"], (row["answer"],))]
+    return [(f"{group}/", row["question"], (row["answer"],))]
 
 
 def ocrbench(i: int, row: Row) -> list[Fields]:
@@ -76,4 +74,4 @@ def textvqa(i: int, row: Row) -> list[Fields]:
 
 
 def mme(i: int, row: Row) -> list[Fields]:
-    return [(f"{row['category']}/{row['question_id'].split('/')[-1]}", row["question"], (row["answer"],))]
+    return [(f"{row['category']}/{row['question_id'].split('/')[-1]}#", row["question"], (row["answer"],))]

@@ -5,6 +5,7 @@ downloaded.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -59,6 +60,18 @@ def read_json(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     content = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
     return content["data"] if isinstance(content, dict) and "data" in content else content
+
+
+class Numbers:
+    """Ends an id with how often its beginning was seen before: the same ids from a folder and from the hub, as long
+    as both keep the publisher's order within a group or an image."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    def __call__(self, beginning: str) -> str:
+        self.seen[beginning] += 1
+        return f"{beginning}{self.seen[beginning] - 1}"
 
 
 def docvqa(root: Path, split: str) -> Iterator[Sample]:
@@ -130,13 +143,13 @@ def textvqa(root: Path) -> Iterator[Sample]:
 def mme(root: Path) -> Iterator[Sample]:
     """MME: a file per task of "image <tab> question <tab> answer" and the images in TASK/ or TASK/images/."""
     questions = first_of(root, "eval_tool/Your_Results", "questions")
+    numbers = Numbers()
     for path in sorted(questions.glob("*.txt")):
         folder = first_of(root, f"{path.stem}/images", path.stem)
-        seen: dict[str, int] = {}
         for line in path.read_text(encoding="utf-8").splitlines():
             image, question, answer = line.split("\t")[:3]
-            nth = seen[image] = seen.get(image, -1) + 1
-            yield Sample(f"{path.stem}/{image}#{nth}", question, (answer,), image_reader(folder, image))
+            name = numbers(f"{path.stem}/{image}#")
+            yield Sample(name, question, (answer,), image_reader(folder, image))
 
 
 @lru_cache(maxsize=2)

@@ -8,8 +8,10 @@ import multiprocessing
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from dvsft.evaluator import benchmarks, predictions, submission
 from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark, Sample
+from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import Line, RunError
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
@@ -41,17 +44,21 @@ Answerer = Callable[[Sequence[str], Sequence[Image.Image], int], list[Answer]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to predict and where to. limit: only the first samples of each benchmark; 0 for all."""
+    """What to predict and where to. limit: only the first samples of each benchmark; 0 for all. retry_errors: ask
+    again where an earlier call got an error."""
 
     run: Path
     names: tuple[str, ...]
     data: Mapping[str, str]
     batch_size: int = 8
     limit: int = 0
+    retry_errors: bool = False
 
-    def samples(self, benchmark: Benchmark) -> list[Sample]:
-        samples = benchmarks.load(benchmark, self.data)
-        return samples[: self.limit] if self.limit else samples
+    @cached_property
+    def samples(self) -> dict[str, list[Sample]]:
+        """The samples of each benchmark, read when first asked for. Raises DataError."""
+        loaded = {name: benchmarks.load(benchmarks.get(name), self.data) for name in self.names}
+        return {name: samples[: self.limit or None] for name, samples in loaded.items()}
 
 
 def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[], Answerer]]) -> None:
@@ -60,26 +67,47 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
     settings: what made the predictions, for run.json; a run begun with other settings is refused. Raises
     RunError, DataError, PredictError.
     """
-    samples = {name: plan.samples(benchmarks.get(name)) for name in plan.names}
-    begin(plan, settings, {name: len(members) for name, members in samples.items()})
-    for name in plan.names:
-        for path in predictions.files_of(plan.run, name):
-            predictions.drop_torn_line(path)
+    begin(plan, settings)
+    for path in (path for name in plan.names for path in predictions.files_of(plan.run, name)):
+        predictions.drop_torn_line(path)
+        if plan.retry_errors:
+            predictions.drop_failed(path)
     if len(makers) == 1:
         work(plan, makers[0], 0, 1)
     else:
         work_in_processes(plan, makers)
-    for name, members in samples.items():
+    for name in plan.names:
         if not benchmarks.get(name).metrics:
-            submission.write(plan.run, name, [sample.id for sample in members])
+            submit(plan, name)
 
 
-def begin(plan: Plan, settings: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+def submit(plan: Plan, name: str) -> None:
+    """The file for a test set's server; none where only some of its questions were asked."""
+    if plan.limit:
+        print(f"{name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
+    else:
+        submission.write(plan.run, name, [sample.id for sample in plan.samples[name]])
+
+
+def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
+    """A sentence for each benchmark of which more than the share `allowed` (0 to 1) of the answers are errors."""
+    sentences = []
+    for name in names:
+        lines = predictions.read(predictions.files_of(run, name))[0]
+        reasons = Counter(line["error"].split(":")[0] for line in lines if line["prediction"] is None)
+        if reasons.total() > allowed * len(lines):
+            counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            sentences.append(f"{name}: {reasons.total()} of {len(lines)} samples failed ({counts})")
+    return sentences
+
+
+def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
     """Write run.json, or check that the run it describes is this one."""
-    content = {**settings, "limit": plan.limit, "data": dict(plan.data), "samples": dict(counts)}
+    counts = {name: len(members) for name, members in plan.samples.items()}
+    content = {**settings, "limit": plan.limit, "data": dict(plan.data), "samples": counts}
     if (plan.run / "run.json").exists():
         before = predictions.settings(plan.run)
-        fixed = ("model", "fingerprint", "endpoint", "patches", "instruction", "limit")
+        fixed = ("model", "fingerprint", "endpoint", "served", "patches", "instruction", "limit")
         differing = [
             f"{name}: found {before.get(name)!r}, expected {content.get(name)!r}"
             for name in fixed
@@ -121,7 +149,7 @@ def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: in
     for name in plan.names:
         benchmark = benchmarks.get(name)
         done = {line["id"] for line in predictions.read(predictions.files_of(plan.run, name))[0]}
-        todo = [sample for sample in plan.samples(benchmark)[rank::world] if sample.id not in done]
+        todo = [sample for sample in plan.samples[name][rank::world] if sample.id not in done]
         path = predictions.path_of(plan.run, name, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -207,29 +235,22 @@ class Progress:
         print(f"{self.name}: {shown}, {rate * self.world:.2f} samples/s, {left} left", file=sys.stderr)
 
 
-def run_settings(model: str, endpoint: str | None, patches: tuple[int, int], tags: Mapping[str, str]) -> dict[str, Any]:
-    """What run.json records of a run. tags: the coordinates of this run in a sweep (epoch, beta ...)."""
+def run_settings(
+    model: str,
+    endpoint: str | None,
+    patches: tuple[int, int],
+    tags: Mapping[str, str],
+    served: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What run.json records of a run. tags: the coordinates of this run in a sweep (epoch, beta ...). served: what
+    the endpoint says of the model that is asked."""
     return {
         "model": model,
         "fingerprint": fingerprint(Path(model)) if Path(model).is_dir() else None,
         "endpoint": endpoint,
+        "served": dict(served) if served else None,
         "patches": list(patches),
         "instruction": TEST_INSTRUCTION,
         "tags": dict(tags),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def fingerprint(folder: Path) -> str:
-    """Tells checkpoints apart without reading them whole: sha256 over config.json and each weight file's
-    name, size, first and last 64 KiB.
-    """
-    digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").exists() else b"")
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(1 << 16))
-            file.seek(max(0, size - (1 << 16)))
-            digest.update(file.read())
-    return digest.hexdigest()

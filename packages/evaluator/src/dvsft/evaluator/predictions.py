@@ -67,6 +67,16 @@ def drop_torn_line(path: Path) -> None:
                 file.truncate(whole)
 
 
+def drop_failed(path: Path) -> None:
+    """Take the lines without a prediction out of a file, so that they are asked again."""
+    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [text for text in texts if (line := parse(text)[0]) and line["prediction"] is not None]
+    if len(kept) < len(texts):
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept), encoding="utf-8")
+        part.replace(path)
+
+
 def read(paths: Iterable[Path]) -> tuple[list[Line], Counter[str]]:
     """(usable lines, how many others there were by reason). The first line of an id counts."""
     lines: dict[str, Line] = {}

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from dvsft.evaluator import benchmarks, browser, compare, paper, plots, predictions
-from dvsft.evaluator.compare import Run
+from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
+from dvsft.evaluator.compare import Difference, Run
+from dvsft.evaluator.metrics import METRICS
+
+METHOD = (
+    "Each question is paired with itself. 95% t intervals by the cluster jackknife over images, stratified by the "
+    "groups that a figure averages; p is two-sided. Holm corrects for the number of benchmarks of a run."
+)
 
 
 def write(
@@ -23,12 +30,13 @@ def write(
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise predictions.RunError(f"found runs called {', '.join(names)}, expected different names (--tag name=...)")
-    content = collect(runs)
+    drawn = curves.of(runs)
+    content = collect(runs) | {"plots": [plot.figures() for plot in drawn]}
     predictions.write_json(out / "report.json", content)
     (out / "report.md").write_text(render("report.md.jinja", content), encoding="utf-8")
     samples, pictures = browser.samples(runs, data, count)
     page = content | {
-        "plots": {title: svg_url(svg) for title, svg in plots.all_plots(runs).items()},
+        "plots": [{"title": plot.title, "url": svg_url(plot.svg), "note": plot.note} for plot in drawn],
         "browser": {"runs": names, "samples": samples, "pictures": pictures},
     }
     (out / "report.html").write_text(render("report.html.jinja", page), encoding="utf-8")
@@ -37,22 +45,27 @@ def write(
 
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
     """All that the report says, as JSON-able values."""
+    first, differences = runs[0], compare.differences(runs)
     return {
-        "scorer_set": runs[0].scorer_set,
+        "scorer_set": first.scorer_set,
         "columns": [*columns(paper.IN_DOMAIN), *columns(paper.OUT_OF_DOMAIN)],
-        "rows": {run.name: compare.run_row(run, runs[0]) for run in runs},
+        "rows": {run.name: compare.run_row(run, differences) for run in runs},
         "paper": compare.paper_rows(),
         "paper_mme": paper.MME,
-        "notes": [*paper.NOTES, *incomplete(runs)],
+        "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
         "scores": {run.name: run.scores for run in runs},
-        "differences": compare.differences(runs),
+        "differences": {
+            name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()
+        },
         "titles": {entry.name: f"{entry.title} ({entry.name})" for entry in benchmarks.ENTRIES},
+        "method": METHOD,
+        "directions": {metric.name: metric.higher_is_better for metric in METRICS.values()},
     }
 
 
 def columns(names: Sequence[str]) -> list[str]:
-    return [*(benchmarks.get(name).title for name in names), "Avg"]
+    return [*(curves.panel(benchmarks.get(name)) for name in names), "Avg ↑"]
 
 
 def incomplete(runs: Sequence[Run]) -> list[str]:
@@ -73,6 +86,16 @@ def incomplete(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
+def not_compared(differences: Mapping[str, Mapping[str, Difference]]) -> list[str]:
+    """A sentence for every difference that leaves samples out."""
+    return [
+        f"{run}, {name}: {found.not_compared}."
+        for name, members in differences.items()
+        for run, found in members.items()
+        if found.not_compared
+    ]
+
+
 def svg_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
@@ -87,7 +110,8 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs and models stay in their order
-    environment.filters |= {"md": markdown_cell, "num": number}
+    environment.filters |= {"md": markdown_cell, "num": number, "signed": signed, "p": p_value}
+    environment.filters |= {"metric": metric_title, "verdict": verdict}
     return environment.get_template(template).render(content)
 
 
@@ -100,3 +124,21 @@ def markdown_cell(text: str) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+def metric_title(name: str) -> str:
+    """A metric's name with the way that is better."""
+    return f"{name} {METRICS[name].arrow}"
+
+
+def verdict(difference: Mapping[str, Any]) -> str:
+    """The color class of a difference: better, worse, or none where it may be chance."""
+    return {True: "up", False: "down", None: ""}[difference["better"]]
+
+
+def p_value(p: float | None) -> str:
+    return "–" if p is None else pairing.p_value(p)

@@ -16,10 +16,10 @@ import numpy as np
 
 from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
 from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.predictions import Line
 from dvsft.evaluator.scorers import yes_no
 
-LOWER_IS_BETTER = ("normalized_edit_distance", "character_error_rate")
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 
@@ -41,7 +41,7 @@ def score_line(benchmark: Benchmark, line: Line, scorer_set: str = "official") -
     for metric in benchmark.metrics:
         name = benchmark.metric(group) if metric == benchmark.metrics[0] else metric
         if line["prediction"] is None:
-            values[metric] = float(metric in LOWER_IS_BETTER)
+            values[metric] = METRICS[metric].worst
         else:
             values[metric] = scorer_sets.scorer(name, scorer_set)(line["prediction"], line["references"])
     return Item(line, group, predictions.image_of(line), values)

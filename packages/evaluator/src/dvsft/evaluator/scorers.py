@@ -30,18 +30,14 @@ def anls(prediction: str, references: Sequence[str]) -> float:
     1 - min over references of distance / length; below 0.5 it counts 0. The distance is taken between
     lower-cased strings with collapsed white space, the length is that of the longer RAW string. Official: the
     RRC server's script (infographicsvqa_eval.py, challenge 17); metric of Biten et al., arXiv 1905.13648.
-    lmms-eval: the same. VLMEvalKit: the length of the normalised strings.
+    lmms-eval and VLMEvalKit: the same.
     """
-    return _anls(prediction, references, lambda text: len(text))
-
-
-def _anls(prediction: str, references: Sequence[str], length: Callable[[str], int]) -> float:
-    nearest = min(_anls_distance(prediction, reference, length) for reference in references)
+    nearest = min(_anls_distance(prediction, reference) for reference in references)
     return 1.0 - nearest if 1.0 - nearest >= 0.5 else 0.0
 
 
-def _anls_distance(prediction: str, reference: str, length: Callable[[str], int]) -> float:
-    longest = max(length(prediction), length(reference))
+def _anls_distance(prediction: str, reference: str) -> float:
+    longest = max(len(prediction.upper()), len(reference.upper()))  # upper: the server counts "ß" as two
     distance = Levenshtein.distance(collapse(prediction.lower()), collapse(reference.lower()))
     return distance / longest if longest else 0.0
 
@@ -51,7 +47,8 @@ def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
 
     "12%" is 0.12. A reference of 0 is compared as text, since no relative error exists.
     Official: Masry et al., arXiv 2203.10244, section 5.1, in the implementation of google-research/pix2struct
-    (metrics.py). lmms-eval: the same. VLMEvalKit: strips white space off the prediction first.
+    (metrics.py). lmms-eval: the same. VLMEvalKit: strips the prediction, and takes a label that reads as a list
+    for that many references.
     """
     return float(any(_relaxed_match(prediction, reference) for reference in references))
 
@@ -75,7 +72,7 @@ def vqa_accuracy(prediction: str, references: Sequence[str]) -> float:
 
     Official: EvalAI server, `TextVQAAccuracyEvaluator` of facebookresearch/mmf; Antol et al., arXiv
     1505.00468. lmms-eval: the same. VLMEvalKit: skips lower-casing and the comma and possessive steps before
-    punctuation.
+    punctuation, and keeps periods after digits.
     """
     return _vqa_accuracy(prediction, references, evalai.normalize_answer)
 
@@ -115,8 +112,7 @@ def contains(prediction: str, references: Sequence[str], *, math: bool = False) 
 
     Lower case, newlines to spaces; `math` (handwritten mathematical expressions): all blanks removed, case
     kept. Official: OCRBench/example.py of Yuliang-Liu/MultimodalOCR, arXiv 2305.07895; math is its HME100k
-    rule. lmms-eval: lower-cases the prediction of math items too, but not the reference. VLMEvalKit: the same
-    as official.
+    rule. lmms-eval: makes full-width ASCII plain first, except in formulas. VLMEvalKit: the same as official.
     """
     clean = _clean_math if math else _clean_text
     return float(any(clean(reference) in clean(prediction) for reference in references))
@@ -138,7 +134,7 @@ def _clean_math(text: str) -> str:
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """1 if equal without case and outer white space (OCR-VQA; Mishra et al., ICDAR 2019, report accuracy).
 
-    No official script is published; this is VLMEvalKit's `accuracy`, which toolkits share.
+    No official script is published; this is VLMEvalKit's `accuracy`. lmms-eval has no such task.
     """
     return float(prediction.strip().lower() in [reference.strip().lower() for reference in references])
 

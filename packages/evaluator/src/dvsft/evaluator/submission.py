@@ -19,24 +19,28 @@ from dvsft.evaluator.predictions import RunError
 def write(run: Path, benchmark: str, official_ids: Sequence[str]) -> Path:
     """RUN/submission-BENCHMARK.json from the predictions; a failed prediction is an empty answer.
 
-    Raises RunError unless the file holds exactly the official ids.
+    Raises RunError, and writes nothing, unless the answers are to exactly the official ids.
     """
     lines, _ = predictions.read(predictions.files_of(run, benchmark))
     answers = [{"questionId": int(line["id"]), "answer": line["prediction"] or ""} for line in lines]
     path = run / f"submission-{benchmark}.json"
+    check(answers, [int(number) for number in official_ids], str(path))
     predictions.write_json(path, sorted(answers, key=lambda answer: answer["questionId"]))
-    validate(path, [int(number) for number in official_ids])
     return path
 
 
 def validate(path: Path, official_ids: Sequence[int]) -> None:
-    """Raise RunError, naming the first offenders, unless a submission file is what the server accepts."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    """`check` a file."""
+    check(json.loads(path.read_text(encoding="utf-8")), official_ids, str(path))
+
+
+def check(content: Any, official_ids: Sequence[int], where: str) -> None:
+    """Raise RunError, naming the first offenders, unless `content` is what the server accepts in a submission."""
     if not isinstance(content, list):
-        raise RunError(f"{path}: found {type(content).__name__}, expected a JSON array")
+        raise RunError(f"{where}: found {type(content).__name__}, expected a JSON array")
     malformed = [entry for entry in content if not _well_formed(entry)]
     if malformed:
-        raise RunError(f"{path}: found {malformed[0]!r}, expected questionId (int) and answer (str) only")
+        raise RunError(f"{where}: found {malformed[0]!r}, expected questionId (int) and answer (str) only")
     found = Counter(entry["questionId"] for entry in content)
     problems = {
         "missing": [number for number in official_ids if number not in found],
@@ -45,7 +49,7 @@ def validate(path: Path, official_ids: Sequence[int]) -> None:
     }
     said = [f"{len(ids)} {name} (as {ids[0]})" for name, ids in problems.items() if ids]
     if said:
-        raise RunError(f"{path}: found question ids {', '.join(said)}, expected each of the {len(official_ids)} once")
+        raise RunError(f"{where}: found question ids {', '.join(said)}, expected each of the {len(official_ids)} once")
 
 
 def _well_formed(entry: Any) -> bool:

@@ -1,24 +1,21 @@
-"""The settings of one labelling run: one TOML file. Unknown keys and wrong types are errors that name the cure.
+"""The settings of one labelling run: one TOML file, stored resolved in run.json.
 
 `python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
 """
 
 from __future__ import annotations
 
-import difflib
 import sys
-import tomllib
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args
 
-KINDS = ("docvqa", "infographicvqa", "squad", "documents", "images")
-ENGINES = ("rapidocr", "paddleocr")
-DRAWS = ("", "documents", "words")
-DTYPES = ("auto", "bfloat16", "float32")
-FONTS = (  # those in the package, see fonts/README.md
+from pydantic import Field, model_validator
+
+from dvsft.patchlabels import settings
+from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
+
+Font = Literal[
     "DejaVuSans",
     "DejaVuSerif",
     "LiberationMono-Regular",
@@ -26,37 +23,56 @@ FONTS = (  # those in the package, see fonts/README.md
     "LiberationSerif-Regular",
     "OpenSans-Regular",
     "Roboto-Regular",
-)
+]
+FONTS: tuple[Font, ...] = get_args(Font)
+"""Those in the package, see fonts/README.md."""
+
+ConfigError = settings.SettingsError
 
 
-class ConfigError(ValueError):
-    """A config file that cannot be used; the message says which key and what to write instead."""
+class Draw(Settings):
+    """A random sample of a `documents` source. Lengths are in characters, with one blank between words."""
+
+    of: Literal["", "documents", "words"] = ""
+    """"documents" draws `samples` of those that are as long as asked; "words" makes `samples` texts of single words,
+    each as likely as it is frequent in all documents; "" takes every document as it is."""
+    samples: Count = 500
+    """How many documents are drawn."""
+    min_characters: Count = 200
+    """Shortest document."""
+    max_characters: Count = 500
+    """Longest document."""
+    seed: Whole = 0
+    """Of the draw."""
+
+    @model_validator(mode="after")
+    def _shortest_below_longest(self) -> Draw:
+        if self.min_characters >= self.max_characters:
+            found = f"{self.min_characters} and {self.max_characters}"
+            raise ConfigError(f"min_characters and max_characters are {found}, expected 0 < min < max")
+        return self
 
 
-@dataclass(frozen=True)
-class Draw:
-    """A random sample of a `documents` source. of: "documents" draws `samples` of those that are as long as asked;
-    "words" makes `samples` texts of single words, each as likely as it is frequent in all documents; "" takes every
-    document as it is. Lengths are in characters, with one blank between words."""
+class Source(Settings):
+    """One dataset."""
 
-    of: str = ""
-    samples: int = 500
-    min_characters: int = 200
-    max_characters: int = 500
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Source:
-    """One dataset. path: folder or file (local, s3://, gs://, hdfs://), or a dataset's hub id. name: what its
-    folders and ids are called, by default the kind. subset: the configuration of a hub dataset."""
-
-    kind: str
+    kind: Literal["docvqa", "infographicvqa", "squad", "documents", "images"]
+    """Its layout, see docs/labels.md."""
     path: str
+    """Folder or file (local, s3://, gs://, hdfs://), or a dataset's hub id."""
     split: str = "train"
+    """Which part of the dataset."""
     name: str = ""
+    """What its folders and ids are called, by default the kind."""
     subset: str = ""
+    """The configuration of a hub dataset."""
     draw: Draw = Draw()
+
+    @model_validator(mode="after")
+    def _only_documents_are_drawn(self) -> Source:
+        if self.draw.of and self.kind != "documents":
+            raise ConfigError(f'draw belongs to kind = "documents", found kind = "{self.kind}"')
+        return self
 
     @property
     def dataset(self) -> str:
@@ -72,91 +88,134 @@ class Source:
         return self.kind in ("squad", "documents")
 
 
-@dataclass(frozen=True)
-class Ocr:
-    """engine: rapidocr (det_model, rec_model: local .onnx files, by default those in its wheel) or paddleocr
-    (det_model, rec_model: names; det_folder, rec_folder: local model folders; backend: "" for paddle's own, or
-    "onnxruntime", "transformers"). device: "cpu", "gpu", "gpu:1". box_threshold: detections that score less are
-    dropped. min_side: px, pages are enlarged for detection, at most twice, until their shorter side has this. What
-    both bring and cost is in docs/benchmarks.md."""
+class Ocr(Settings):
+    """What finds the words of scanned pages. What each engine brings and costs is in docs/benchmarks.md."""
 
-    engine: str = "rapidocr"
+    engine: Literal["rapidocr", "paddleocr"] = "rapidocr"
+    """rapidocr brings its models; paddleocr is the paper's."""
     device: str = "cpu"
+    """"cpu", "gpu" or "gpu:1"."""
     backend: str = ""
+    """paddleocr: "" for paddle's own, or "onnxruntime", "transformers"."""
     det_model: str = ""
+    """Detection. rapidocr: a local .onnx file, by default the one in its wheel; paddleocr: a name."""
     rec_model: str = ""
+    """Recognition, in the same way."""
     det_folder: str = ""
+    """paddleocr: a local folder with the detection model."""
     rec_folder: str = ""
-    box_threshold: float = 0.3
-    min_side: int = 736
+    """paddleocr: a local folder with the recognition model."""
+    box_threshold: Share = 0.3
+    """Detections that score less are dropped."""
+    min_side: Count = 736
+    """Pixels; pages are enlarged for detection, at most twice, until their shorter side has this."""
+
+    @model_validator(mode="after")
+    def _paddleocr_names_its_models(self) -> Ocr:
+        if self.engine == "paddleocr" and not (self.det_model and self.rec_model):
+            raise ConfigError(
+                'engine = "paddleocr" needs det_model and rec_model, for instance "PP-OCRv5_server_det" and '
+                '"PP-OCRv5_server_rec"'
+            )
+        return self
 
 
-@dataclass(frozen=True)
-class Model:
-    """Whose labels these are. processor: hub id or local folder with tokenizer.json and preprocessor_config.json.
-    min_pixels, max_pixels: bounds of the resized image, by default the processor's own."""
+class Model(Settings):
+    """Whose labels these are."""
 
     processor: str
-    min_pixels: int | None = None
-    max_pixels: int | None = None
+    """Hub id, or local folder with tokenizer.json and preprocessor_config.json."""
+    min_pixels: Count | None = None
+    """Smallest area of the resized image in pixels, by default the processor's own."""
+    max_pixels: Count | None = None
+    """Largest area of the resized image in pixels, by default the processor's own."""
+
+    @model_validator(mode="after")
+    def _smallest_below_largest(self) -> Model:
+        if self.min_pixels and self.max_pixels and self.max_pixels < self.min_pixels:
+            raise ConfigError(f"max_pixels = {self.max_pixels}, expected at least min_pixels = {self.min_pixels}")
+        return self
 
 
-@dataclass(frozen=True)
-class Labels:
-    """The label rules for OCRed pages. max_height: in patches. leading_space: tokenize " word" and not "word"."""
+class Labels(Settings):
+    """The label rules for OCRed pages."""
 
-    max_tokens: int = 3
-    max_height: float = 3.0
+    max_tokens: Count = 3
+    """Words of more tokens get no label."""
+    max_height: Positive = 3.0
+    """Taller words get no label; in patches."""
     leading_space: bool = False
+    """Tokenize " word" and not "word"."""
 
 
-@dataclass(frozen=True)
-class Render:
-    """How text becomes pages. seed: draws font, size and colours, by page id. font_sizes: px, smallest, largest.
-    fonts: those to draw from."""
+class Render(Settings):
+    """How text becomes pages."""
 
-    seed: int = 0
-    font_sizes: list[int] = field(default_factory=lambda: [21, 28])
-    fonts: list[str] = field(default_factory=lambda: list(FONTS))
+    seed: Whole = 0
+    """Draws font, size and colors, by page id."""
+    font_sizes: tuple[int, ...] = (21, 28)
+    """Pixels, smallest and largest, from 6 to 64."""
+    fonts: Annotated[tuple[Font, ...], Field(min_length=1)] = FONTS
+    """Those to draw from."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Render:
+        sizes = self.font_sizes
+        if len(sizes) != 2 or not 6 <= sizes[0] <= sizes[1] <= 64:
+            raise ConfigError(f"font_sizes = {list(self.font_sizes)}, expected [smallest, largest] in px, from 6 to 64")
+        return self
 
 
-@dataclass(frozen=True)
-class Filter:
+class Filter(Settings):
     """Which questions of squad sources are kept: PPL(answer | question) > min_ppl_question and
-    PPL(answer | document, question) < max_ppl_document (arXiv 2605.26656). perplexities: the folder that `make filter`
-    writes and labelling reads; without one every question is kept.
-
-    For `make filter` only: model, a causal language model by hub id or local folder; device, "auto" or torch's name;
-    dtype, by default bfloat16 on a GPU and float32 on a CPU; max_length, in tokens, beyond which a question is
-    refused, by default the model's window; batch_tokens, padding included."""
+    PPL(answer | document, question) < max_ppl_document (arXiv 2605.26656)."""
 
     perplexities: str = ""
-    min_ppl_question: float = 100.0
-    max_ppl_document: float = 10.0
+    """The folder that `make filter` writes and labelling reads; without one every question is kept."""
+    min_ppl_question: NotNegative = 100.0
+    """The answer cannot be known without the text."""
+    max_ppl_document: Positive = 10.0
+    """The answer is clear from the text."""
     model: str = "Qwen/Qwen3-0.6B"
+    """For `make filter`: a causal language model, by hub id or local folder."""
     device: str = "auto"
-    dtype: str = "auto"
-    max_length: int | None = None
-    batch_tokens: int = 8192
+    """For `make filter`: "auto", or torch's name."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """For `make filter`: by default bfloat16 on a GPU and float32 on a CPU."""
+    max_length: Count | None = None
+    """For `make filter`: tokens beyond which a question is refused, by default the model's window."""
+    batch_tokens: Count = 8192
+    """For `make filter`: tokens per batch, padding included."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """max_reject_share: more rejected pages than this make the run exit with 3."""
+class Output(Settings):
+    """How results are cut and judged."""
 
-    pages_per_shard: int = 256
-    max_reject_share: float = 0.01
+    pages_per_shard: Count = 256
+    """The unit of work, and of what is repeated after a kill."""
+    max_reject_share: Share = 0.01
+    """More rejected pages than this make the run exit with 3."""
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(Settings):
+    """The settings of one labelling run."""
+
     model: Model
-    source: list[Source] = field(default_factory=list)
+    source: tuple[Source, ...] = ()
+    """The datasets to label, a [[source]] each."""
     ocr: Ocr = Ocr()
     labels: Labels = Labels()
-    render: Render = field(default_factory=Render)
+    render: Render = Render()
     filter: Filter = Filter()
     output: Output = Output()
+
+    @model_validator(mode="after")
+    def _sources_have_names_of_their_own(self) -> Config:
+        slugs = [source.slug for source in self.source]
+        for slug in slugs:
+            if slugs.count(slug) > 1 or "/" in slug:
+                raise ConfigError(f"two sources are called {slug!r}, or it holds '/'; give each a name of its own")
+        return self
 
     @property
     def needs_ocr(self) -> bool:
@@ -167,65 +226,14 @@ class Config:
         return bool(self.filter.perplexities) and source.kind == "squad"
 
 
-def load(path: str | Path) -> Config:
-    """Read and check a TOML file. Raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; see pipelines/configs/ for examples") from error
-    try:
-        return parse(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The settings in a TOML file. Raises ConfigError."""
+    return settings.load(path, Config, overrides)
 
 
-def parse(settings: Mapping[str, Any]) -> Config:
-    """A parsed TOML document, or a saved one, as a checked Config."""
-    config: Config = _build(Config, settings, "")
-    _one_of("source.kind", [source.kind for source in config.source], KINDS)
-    _one_of("ocr.engine", [config.ocr.engine], ENGINES)
-    _one_of("source.draw.of", [source.draw.of for source in config.source], DRAWS)
-    _one_of("filter.dtype", [config.filter.dtype], DTYPES)
-    _one_of("render.fonts", config.render.fonts, FONTS)
-    slugs = [source.slug for source in config.source]
-    for slug in slugs:
-        if slugs.count(slug) > 1 or "/" in slug:
-            raise ConfigError(f"two sources are called {slug!r}, or it holds '/'; give each a name of its own")
-    for key, found, fits, expected in _ranges(config):
-        if not fits:
-            raise ConfigError(f"{key} = {found}, expected {expected}")
-    if config.ocr.engine == "paddleocr" and not (config.ocr.det_model and config.ocr.rec_model):
-        raise ConfigError(
-            'ocr.engine = "paddleocr" needs det_model and rec_model, for instance "PP-OCRv5_server_det" and '
-            '"PP-OCRv5_server_rec"'
-        )
-    return config
-
-
-def _ranges(config: Config) -> list[tuple[str, Any, bool, str]]:
-    """Every number a config holds: its key, what was found, whether it can be used, what can."""
-    ocr, labels, output, sizes = config.ocr, config.labels, config.output, config.render.font_sizes
-    sizes_fit = len(sizes) == 2 and 6 <= sizes[0] <= sizes[1] <= 64
-    kept, draws = config.filter, [source.draw for source in config.source]
-    lengths = [(draw.min_characters, draw.max_characters) for draw in draws]
-    drawn_from = [source.kind for source in config.source if source.draw.of]
-    return [
-        ("source.draw of a source of kind", drawn_from, set(drawn_from) <= {"documents"}, "documents only"),
-        ("source.draw.samples", [d.samples for d in draws], all(d.samples >= 1 for d in draws), "at least 1"),
-        ("source.draw.min_characters, max_characters", lengths, all(0 < a < b for a, b in lengths), "0 < min < max"),
-        ("filter.min_ppl_question", kept.min_ppl_question, kept.min_ppl_question >= 0, "at least 0"),
-        ("filter.max_ppl_document", kept.max_ppl_document, kept.max_ppl_document > 0, "more than 0"),
-        ("filter.max_length", kept.max_length, kept.max_length is None or kept.max_length >= 1, "at least 1"),
-        ("filter.batch_tokens", kept.batch_tokens, kept.batch_tokens >= 1, "at least 1"),
-        ("ocr.box_threshold", ocr.box_threshold, 0 <= ocr.box_threshold <= 1, "0 to 1"),
-        ("ocr.min_side", ocr.min_side, ocr.min_side >= 1, "at least 1"),
-        ("labels.max_tokens", labels.max_tokens, labels.max_tokens >= 1, "at least 1"),
-        ("labels.max_height", labels.max_height, labels.max_height > 0, "more than 0"),
-        ("render.fonts", config.render.fonts, bool(config.render.fonts), "at least one"),
-        ("render.font_sizes", sizes, sizes_fit, "[smallest, largest] in px, from 6 to 64"),
-        ("output.pages_per_shard", output.pages_per_shard, output.pages_per_shard >= 1, "at least 1"),
-        ("output.max_reject_share", output.max_reject_share, 0 <= output.max_reject_share <= 1, "0 to 1"),
-    ]
+def parse(stored: Mapping[str, Any]) -> Config:
+    """A parsed TOML document, or stored settings, as a checked Config. Raises ConfigError."""
+    return settings.build(stored, Config)
 
 
 def extras(config: Config, out: str = "") -> list[str]:
@@ -250,47 +258,6 @@ def is_hub_layout(source: Source) -> bool:
     if path.is_dir():
         return not any(path.glob("*[_-]v1*.json")) and any(path.rglob("*.parquet"))
     return path.suffix == ".parquet" or (not path.exists() and not path.suffix and source.path.count("/") == 1)
-
-
-def _one_of(key: str, found: list[str], known: tuple[str, ...]) -> None:
-    for value in found:
-        if value not in known:
-            raise ConfigError(f"{key} = {value!r}, expected one of {', '.join(known)}{_nearest(value, known)}")
-
-
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` from TOML as `kind`: a settings dataclass, a list of them, or a plain type."""
-    if is_dataclass(kind):
-        return _build_section(kind, value, where)
-    if get_origin(kind) is list:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where} is {value!r}, expected a list; write [[{where}]] for a table")
-        return [_build(get_args(kind)[0], item, where) for item in value]
-    accepted = get_args(kind) if get_origin(kind) is types.UnionType else (kind,)
-    if float in accepted and type(value) is int:
-        return float(value)
-    if type(value) not in accepted:
-        raise ConfigError(f"{where} = {value!r}, expected {' or '.join(a.__name__ for a in accepted)}")
-    return value
-
-
-def _build_section(kind: Any, table: Any, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} is {table!r}, expected a table")
-    hints = get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    for key in table:
-        if key not in hints:
-            raise ConfigError(f"unknown key {prefix}{key}{_nearest(key, hints)}; known: {', '.join(hints)}")
-    for entry in fields(kind):
-        if entry.name not in table and entry.default is MISSING and entry.default_factory is MISSING:
-            raise ConfigError(f"{prefix}{entry.name} is missing")
-    return kind(**{key: _build(hints[key], value, prefix + key) for key, value in table.items()})
 
 
 if __name__ == "__main__":

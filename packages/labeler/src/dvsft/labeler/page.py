@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from dvsft.patchlabels.errors import DvsftError
+
 
 @dataclass(frozen=True)
 class Page:
@@ -33,7 +35,7 @@ class Reject:
     what: str = "page"
 
 
-class SourceError(ValueError):
+class SourceError(DvsftError):
     """A source that is not there or not in a known layout; says which file goes where."""
 
 

@@ -9,6 +9,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dvsft.patchlabels.errors import DvsftError
+
 MAX_IMAGE_PIXELS = 120_000_000
 """Larger images are refused before they are decoded (360 MB as RGB); a 600 dpi A3 page has 70 million pixels."""
 
@@ -19,7 +21,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 """What is decoded; Pillow knows more, among them formats that start other programs."""
 
 
-class ImageError(ValueError):
+class ImageError(DvsftError):
     """An image that cannot be used. `reason` is a short stable name to count by, str() is the full sentence."""
 
     def __init__(self, reason: str, message: str):

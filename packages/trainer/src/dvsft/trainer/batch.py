@@ -105,20 +105,18 @@ class Encoder:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def lengths(self) -> Lengths:
-        """What to add to the tokens of questions and answers. Each is tokenized by itself: the chat template puts
-        special tokens or line ends around it, over which a tokenizer merges nothing."""
-        word = len(self.tokens("x"))
+        """How long conversations of this processor are. Questions, instructions and answers are tokenized each by
+        itself: the chat template puts special tokens and line ends around them, which tokenizers merge with nothing."""
         return Lengths(
-            count=lambda texts: [len(ids) for ids in self.processor.tokenizer(texts, add_special_tokens=False).input_ids],
+            count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
             instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
-            template={
-                (turns, image): len(self.tokens(self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))))
-                - 2 * turns * word
-                - image
-                for turns in (1, 2)
-                for image in (False, True)
-            },
+            template={(turns, image): self._template(turns, image) for turns in (1, 2) for image in (False, True)},
         )
+
+    def _template(self, turns: int, image: bool) -> int:
+        """Tokens of the chat template alone."""
+        whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
+        return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
 
     def answer_spans(self, example: Example) -> list[tuple[int, int]]:
         """[start, end) of every answer and its end-of-turn token, in tokens of the expanded, unpadded text.

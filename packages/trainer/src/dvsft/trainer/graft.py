@@ -9,6 +9,7 @@ Both are folders or hub ids; docs/training.md names a pair that fits.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.families import ModelError, family_of
 from dvsft.trainer.model import local_folder
+
 
 def graft(text_folder: Path, vision_folder: Path, output: Path) -> None:
     """Write the grafted checkpoint; its text-only logits are the text model's.
@@ -64,4 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

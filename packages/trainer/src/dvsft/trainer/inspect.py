@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from dvsft.patchlabels import command, settings
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
 from dvsft.trainer.data import micro_batches
@@ -78,11 +80,11 @@ def _figure(picture: Image.Image, patch: int, label: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Show the first batch of a training step.")
-    parser.add_argument("--config", required=True)
+    settings.add_arguments(parser, "the training run")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--step", type=int, default=1)
     options = parser.parse_args(arguments)
-    config = load(options.config)
+    config = load(options.config, options.overrides)
     mixture, encoder = open_data(config, local_folder(config.model.path))
     batches: Any = micro_batches(
         make_plan(config, mixture).samples,
@@ -101,4 +103,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -113,7 +113,7 @@ def add_lora(model: nn.Module, settings: config.Lora, frozen: Sequence[str] = ()
         raise ModelError(f"lora.target {settings.target!r} names {found}; expected linear layers of the language side")
     head = _head_and_embeddings(model)[0].removesuffix(".weight")
     if head in hit and _is_tied(model):
-        raise ModelError(f"lora.target names {head}, which is tied to the embeddings and cannot be merged; leave it out")
+        raise ModelError(f"lora.target names {head}, which is tied to the embeddings, cannot be merged; leave it out")
     parts = {name: part_of(f"{name}.", kin.PARTS) for name in hit}
     if bad := [name for name, part in parts.items() if {*_names(part)} & set(frozen)]:
         raise ModelError(

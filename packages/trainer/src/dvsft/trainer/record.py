@@ -6,11 +6,11 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dvsft.patchlabels.settings import resolved
 from dvsft.trainer.config import Config
 from dvsft.trainer.data import Mixture
 from dvsft.trainer.model import SupervisedModel, audit
@@ -32,7 +32,7 @@ def describe(
     """The content of run.json, as it reads back from JSON. `run_id` is what trackers tell runs apart by."""
     record = {
         "run_id": uuid.uuid4().hex,
-        "config": asdict(config),
+        "config": resolved(config),
         "ranks": ranks,
         "labels": mixture.labels_sha256(),
         "samples": sum(sample is not None for sample in plan.samples),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.families import DEFAULT_MODEL_TYPE, family_of, model_types
 
@@ -45,4 +47,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
+from dvsft.patchlabels import command, settings
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
@@ -175,12 +177,12 @@ def sum_up(named: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train on label shards.")
-    parser.add_argument("--config", required=True, help="TOML file, see pipelines/configs/train")
+    settings.add_arguments(parser, "TOML file, see pipelines/configs/train")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state, if any")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it
     options = parser.parse_args(arguments)
-    train(load(options.config), options.resume)
+    train(load(options.config, options.overrides), options.resume)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -18,11 +18,12 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dvsft.labeler import files
-from dvsft.labeler.commands.label import CANNOT_START, beam_options
+from dvsft.labeler.commands.label import beam_options
 from dvsft.labeler.config import Config, load
 from dvsft.labeler.filtering.perplexity import ScoreShards, describe
 from dvsft.labeler.filtering.select import FilterRun, prepare_filter, read_perplexities, summary
 from dvsft.labeler.runs import progress
+from dvsft.patchlabels import command, settings
 
 
 def build(pipeline: beam.Pipeline, run: FilterRun, config: Config) -> None:
@@ -53,18 +54,14 @@ def execute(run: FilterRun, config: Config, options: PipelineOptions) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="the TOML file of the labelling run, with [filter]")
+    settings.add_arguments(parser, "the TOML file of the labelling run, with [filter]")
     known, beam_flags = parser.parse_known_args(arguments)
-    try:
-        options = beam_options(beam_flags)
-        FileSystems.set_options(options)
-        config = load(known.config)
-        run = prepare_filter(config, describe(config.filter))
-    except CANNOT_START as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)
+    config = load(known.config, known.overrides)
+    run = prepare_filter(config, describe(config.filter))
     return execute(run, config, options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

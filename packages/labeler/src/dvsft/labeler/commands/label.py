@@ -19,17 +19,13 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
-from dvsft.labeler.ocr.lines import EngineError
-from dvsft.labeler.page import SourceError
+from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import progress, stats
 from dvsft.labeler.runs.folder import Run, prepare
-from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
-from dvsft.patchlabels.grid import GridError
+from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
-
-CANNOT_START = (ConfigError, EngineError, GridError, RunError, SourceError, ImportError, OSError)
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
@@ -82,31 +78,33 @@ def beam_options(flags: Sequence[str]) -> PipelineOptions:
     return options
 
 
+def runs_here(options: PipelineOptions) -> bool:
+    return "FnApiRunner" in (options.get_all_options().get("runner") or "")
+
+
 def local_threads(options: PipelineOptions) -> int:
     """All cores where this process does the work; one where a runner starts a worker for each of them."""
-    runner = options.get_all_options().get("runner") or ""
-    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and "FnApiRunner" in runner
+    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and runs_here(options)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores if alone else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--config", required=True, help="the TOML file of the run, see pipelines/configs/")
+    settings.add_arguments(parser, "the TOML file of the run, see pipelines/configs/")
     parser.add_argument("--out", required=True, help="run folder: local, s3://, gs:// or hdfs://")
     parser.add_argument("--threads", type=int, help="pages at a time in a process; default: all cores")
     known, beam_flags = parser.parse_known_args(arguments)
     if known.threads is not None and known.threads < 1:
         parser.error(f"--threads {known.threads}: expected at least 1")
-    try:
-        options = beam_options(beam_flags)
-        FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-        run = prepare(load(known.config), known.out)
-    except CANNOT_START as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
+    config = load(known.config, known.overrides)
+    if config.needs_ocr and runs_here(options):
+        make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
+    run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

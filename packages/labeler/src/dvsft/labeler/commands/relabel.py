@@ -11,27 +11,24 @@ from collections.abc import Sequence
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 from apache_beam.io.filesystems import FileSystems
 
-from dvsft.labeler.commands.label import CANNOT_START, beam_options, execute
+from dvsft.labeler.commands.label import beam_options, execute
 from dvsft.labeler.config import load
 from dvsft.labeler.runs.relabel import prepare_relabel
 from dvsft.labeler.stages import RelabelShards
+from dvsft.patchlabels import command, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
     parser.add_argument("--from", dest="source", required=True, help="the run folder whose words are used")
-    parser.add_argument("--config", required=True, help="a TOML file with the new [model] and [labels]")
+    settings.add_arguments(parser, "a TOML file with the new [model] and [labels]")
     parser.add_argument("--out", required=True, help="the new run folder")
     known, beam_flags = parser.parse_known_args(arguments)
-    try:
-        options = beam_options(beam_flags)
-        FileSystems.set_options(options)
-        run = prepare_relabel(load(known.config), known.source, known.out)
-    except CANNOT_START as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)
+    run = prepare_relabel(load(known.config, known.overrides), known.source, known.out)
     return execute(run, RelabelShards(run, known.source), options)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

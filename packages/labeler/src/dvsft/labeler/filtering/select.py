@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Filter
+from dvsft.labeler.labels.render import undrawn_answer
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.identity import RunError, differences, same_are_there
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
@@ -159,6 +160,25 @@ def _kept(page: Page, rows: Mapping[tuple[str, str], Row], settings: Filter) -> 
         message = f"none of its {len(page.qa)} questions is kept"
         rejects.append(Reject(page.id, "select", "no_question_kept", message))
     return Page(**{**vars(page), "qa": kept}), rejects
+
+
+def without_undrawn_answers(plan: Plan, fonts: Sequence[str]) -> Plan:
+    """A plan without the questions whose answers stand in words that no font can draw; those are among its rejects.
+    Of several answers those stay that the picture shows."""
+    rejects = list(plan.rejects)
+
+    def answerable(page: Page) -> Page:
+        kept = []
+        for qa in page.qa:
+            shown = [answer for answer in qa["answers"] if not undrawn_answer(page.text or "", answer, fonts)]
+            if shown or not qa["answers"]:
+                kept.append({**qa, "answers": shown})
+            else:
+                message = f"question {qa['question_id']}: no font draws all of {qa['answers'][0][:80]!r}"
+                rejects.append(Reject(page.id, "render", "answer_not_drawn", message, "question"))
+        return replace(page, qa=kept)
+
+    return Plan([[answerable(page) for page in shard] for shard in plan.shards], rejects)
 
 
 def _require_match(run: FilterRun, planned: Planned, slug: str, settings: Filter) -> None:

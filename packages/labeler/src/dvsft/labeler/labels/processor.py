@@ -16,6 +16,7 @@ from dvsft.labeler.config import ConfigError, Model
 from dvsft.patchlabels.grid import GridSpec
 
 FILES = ("preprocessor_config.json", "tokenizer.json")
+CONTROL = re.compile(r"<[^<>]+>")  # how control tokens are written; Qwen marks some of them, as <think>, as ordinary
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,28 @@ def open_processor(folder: str, settings: Model) -> Processor:
     preprocessor, tokenizer = (files.read_bytes(files.join(folder, name)) for name in FILES)
     try:
         fields = dict(json.loads(preprocessor))
-        opened = Tokenizer.from_str(tokenizer.decode())
+        opened = open_tokenizer(tokenizer)
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
             f"the processor in {folder} cannot be read: {error}; use the files its checkpoint was published with"
         ) from error
     return Processor(GridSpec.from_preprocessor_config(fields, settings.min_pixels, settings.max_pixels), opened)
+
+
+def open_tokenizer(data: bytes) -> Tokenizer:
+    """A tokenizer.json for words that stand on pages and in answers: all text is text.
+
+    What `save_pretrained` stores of the last call's padding and truncation is taken off, and names of control tokens
+    (`<|image_pad|>`) are encoded letter by letter, as a page shows them. Other words get the ids they always get.
+    """
+    fields = json.loads(data)
+    for token in fields.get("added_tokens", []):
+        token["special"] = token["special"] or bool(CONTROL.fullmatch(token["content"]))
+    tokenizer = Tokenizer.from_str(json.dumps(fields))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def find_processor(name: str) -> Path:

@@ -29,6 +29,9 @@ GAP = 8  # px of ground after a word, so that neighbours never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
 CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
 UNSHAPED = {"R", "AL", "AN"}  # bidirectional classes of scripts that cannot be drawn letter by letter
+INVISIBLE: dict[int, None] = dict.fromkeys(  # soft hyphen, joiners, direction marks, a glyph's variants: no picture
+    map(ord, "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff")
+) | dict.fromkeys([*range(0x2060, 0x2070), *range(0xFE00, 0xFE10)])
 
 Colour = tuple[int, int, int]
 
@@ -56,7 +59,7 @@ class Tile:
 def render_page(
     text: str, grid: GridSpec, *, page_id: str, seed: int, font_sizes: Sequence[int], fonts: Sequence[str] = FONTS
 ) -> Rendered:
-    """Draw the words of `text` (split at white space) in one of `fonts`. Same arguments, same bytes.
+    """Draw the words of `text` (see `visible_words`) in one of `fonts`. Same arguments, same bytes.
 
     A word with a character it lacks is drawn in the next of `fonts` that has it; one that none has is left out and
     counted. Raises Unusable if nothing is left to draw, or if the page would exceed the grid's max_pixels at the
@@ -67,7 +70,7 @@ def render_page(
     fonts = [*fonts[first:], *fonts[:first]]
     size, aspect = draw.randint(font_sizes[0], font_sizes[1]), draw.uniform(*ASPECTS)
     ink, ground = draw_colours(draw)
-    words = text.split()
+    words = visible_words(text)
     _require_short(words, grid)
     drawable = [
         (word, font) for word in words if (font := _font_for(word, fonts)) and _tile(font, size, grid.side, word)
@@ -100,6 +103,21 @@ def render_page(
         words=drawn,
         no_glyph=len(words) - len(drawable),
     )
+
+
+def visible_words(text: str) -> list[str]:
+    """The words of a text, split at white space, as a picture can show them: without INVISIBLE characters."""
+    return text.translate(INVISIBLE).split()
+
+
+def undrawn_answer(text: str, answer: str, fonts: Sequence[str]) -> bool:
+    """Whether `answer` is a part of `text`, but not of what the picture of that text shows."""
+    words = visible_words(text)
+    drawn = [word for word in words if _font_for(word, fonts)]
+    if len(drawn) == len(words):
+        return False
+    wanted = " ".join(visible_words(answer))
+    return wanted in " ".join(words) and wanted not in " ".join(drawn)
 
 
 def _require_short(words: Sequence[str], grid: GridSpec) -> None:
@@ -135,11 +153,13 @@ def _lay_out(widths: Sequence[int], grid: GridSpec, aspect: float) -> tuple[list
     spans = [math.ceil((width + GAP) / grid.side) for width in widths]
     if sum(spans) * grid.side**2 > grid.max_pixels:
         return None
-    wanted = round(math.sqrt(sum(spans) * aspect))
-    for cols in sorted(range(max(spans), sum(spans) + 1), key=lambda cols: abs(cols - wanted)):
+    # A page of fewer patches would be enlarged, so a short text gets the shape of the smallest page, the rest blank.
+    patches = max(sum(spans), math.ceil(grid.min_pixels / grid.side**2))
+    wanted = round(math.sqrt(patches * aspect))
+    for cols in sorted(range(max(spans), patches + 1), key=lambda cols: abs(cols - wanted)):
         places, rows = _flow(spans, cols)
         missing = grid.min_pixels - rows * cols * grid.side**2
-        rows += max(0, math.ceil(missing / (cols * grid.side**2)))  # blank lines: a smaller page would be enlarged
+        rows += max(0, math.ceil(missing / (cols * grid.side**2)))  # blank lines
         if _is_kept(rows, cols, grid):
             return places, rows, cols
     return None

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dvsft.labeler.ocr import ink
 from dvsft.labeler.word import Word
+from dvsft.patchlabels.errors import DvsftError
 
 MAX_PIXELS = 16_000_000  # memory grows with the page, so larger ones shrink for detection
 MAX_ENLARGEMENT = 2.0  # a small strip of large print falls apart when it is blown up further
@@ -24,7 +25,7 @@ HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """Recognisers trained on Chinese return a few Latin signs in their full-width form ('％')."""
 
 
-class EngineError(RuntimeError):
+class EngineError(DvsftError):
     """An OCR engine that cannot start: not installed, or its models are missing. Says what to do."""
 
 

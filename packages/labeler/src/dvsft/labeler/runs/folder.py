@@ -17,13 +17,14 @@ from typing import Any
 
 from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Source, parse
-from dvsft.labeler.filtering.select import filtered, provenance
+from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
-from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, same_are_there
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
+from dvsft.patchlabels.settings import resolved
 
 UNFELT = (
     "config.output.max_reject_share",
@@ -84,7 +85,7 @@ def prepare(config: Config, out: str) -> Run:
         raise ConfigError("no [[source]]; name at least one dataset to label")
     folder = find_processor(config.model.processor)
     open_processor(str(folder), config.model)
-    ocr = make_engine(config.ocr).producer if config.needs_ocr else {}
+    ocr = describe(config.ocr) if config.needs_ocr else {}
     plans = {source.slug: _plan(config, source) for source in config.source}
     run = Run(
         out=out,
@@ -138,22 +139,25 @@ def _run_file(out: str) -> str:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What decides the bytes of the labels. Keys left at None are not in TOML either."""
-    settings = {key: value for key, value in asdict(run).items() if key != "out"}
-    settings["config"]["model"] = {k: v for k, v in settings["config"]["model"].items() if v is not None}
-    return settings
+    """What decides the bytes of the labels."""
+    return {
+        "config": resolved(run.config),
+        "tokenizer": dict(run.tokenizer),
+        "producers": {slug: dict(producer) for slug, producer in run.producers.items()},
+        "planned": {slug: asdict(planned) for slug, planned in run.planned.items()},
+    }
 
 
 def _plan(config: Config, source: Source) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
-        return filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return plan
+        plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
+    return without_undrawn_answers(plan, config.render.fonts) if source.rendered else plan
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **asdict(config.render), **kept}
+        return {"engine": "render", **labeler, **resolved(config.render), **kept}
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

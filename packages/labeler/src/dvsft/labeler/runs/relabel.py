@@ -49,7 +49,7 @@ def prepare_relabel(config: Config, source: str, out: str) -> Run:
         raise RunError(
             f"{source} lacks {len(unfinished)} of its shards, e.g. {unfinished[0]}; finish it first: make labels"
         )
-    merged = replace(old.config, model=config.model, labels=config.labels)
+    merged = old.config.model_copy(update={"model": config.model, "labels": config.labels})
     folder = find_processor(config.model.processor)
     tokenizer = {"name": config.model.processor, "sha256": tokenizer_sha256(folder)}
     run = replace(old, out=out, config=merged, tokenizer=tokenizer)

@@ -98,7 +98,7 @@ def _open(source: Source) -> Any:
     try:
         from datasets import Image, load_dataset
     except ImportError as error:
-        raise ImportError(
+        raise SourceError(
             f"{source.path} is in the Hugging Face layout, which needs `datasets`: "
             "uv sync --package dvsft-labeler --extra hub (make labels does)"
         ) from error

@@ -44,8 +44,8 @@ def page_id(source: Source, name: str) -> str:
 
 def _pages(source: Source, records: Iterable[Record]) -> Iterator[Page | Reject]:
     """Group records by page. A record has `name` and what Page has of `path`, `index`, `text`, `size`; `question`
-    if it asks one; `error` (reason, message) if it is unusable. A page is rejected once, its further records count
-    as questions."""
+    if it asks one; `error` (reason, message) if it is unusable. A page is rejected once, its further questions count
+    as questions; a record that asks nothing is a page of its own."""
     pages: dict[str, Record] = {}
     rejected: set[str] = set()
     for record in records:
@@ -53,7 +53,8 @@ def _pages(source: Source, records: Iterable[Record]) -> Iterator[Page | Reject]
         problem = record.get("error") or _page_problem(pages.get(identity), record)
         if problem:
             reason, message = problem
-            yield Reject(identity, "source", reason, message, "question" if identity in rejected else "page")
+            known = "question" in record and identity in rejected
+            yield Reject(identity, "source", reason, message, "question" if known else "page")
             rejected.add(identity)
             continue
         page = pages.setdefault(identity, {**record, "qa": [], "seen": set()})
@@ -124,14 +125,15 @@ def _rrc_records(source: Source) -> Iterator[Record]:
             continue
         stem = PurePosixPath(name).stem
         found = name if name in sizes else by_name.get(PurePosixPath(name).name)
-        if found is None:
-            yield {"name": stem, "error": ("missing_image", f"{name} is not below {folder}")}
-            continue
         question = {
             "question_id": record.get("questionId"),
             "question": record.get("question"),
             "answers": record.get("answers", []),
         }
+        if found is None:
+            error = ("missing_image", f"{name} is not below {folder}")
+            yield {"name": stem, "error": error, "question": question}
+            continue
         yield {"name": stem, "path": found, "size": sizes[found], "question": question}
 
 

@@ -60,9 +60,7 @@ class Family(Protocol):
         """A batch without images plus a blank one that no position attends to, left of its first sample; fill: what
         else columns hold there, 0 by default."""
 
-    def patch_pictures(
-        self, processor: Any, batch: Mapping[str, Tensor], first: int, count: int
-    ) -> list[Image.Image]:
+    def patch_pictures(self, processor: Any, batch: Mapping[str, Tensor], first: int, count: int) -> list[Image.Image]:
         """The pictures of `count` visual tokens from the `first` of the batch on, put together from what the encoder
         gets."""
 

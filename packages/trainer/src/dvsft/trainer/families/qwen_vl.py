@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
-from dvsft.trainer.families import ModelError, HookPoints
+from dvsft.trainer.families import HookPoints, ModelError
 
 MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 

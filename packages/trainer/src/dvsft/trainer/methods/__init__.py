@@ -75,4 +75,4 @@ def all_methods() -> tuple[type[Method], ...]:
 
 def any_method() -> Any:
     """The type of the table [method]: one of all methods, told apart by `name`."""
-    return Annotated[Union[all_methods()], Field(discriminator="name")]
+    return Annotated[Union[all_methods()], Field(discriminator="name")]  # noqa: UP007

@@ -1,15 +1,14 @@
 """BASIC (arXiv 2508.06895): the visual tokens that the encoder puts out learn from what the language model makes of
 them.
 
-    L = L_t + direction_weight * mean over images of direction + semantics_weight * mean over images of semantics
-
+    L           L_t + direction_weight * mean of direction + semantics_weight * mean of semantics, over images
     target      V^ = sum_{i=1..k} w_i V~_i,   w_i = i^2 / sum_{j=1..k} j^2,   k = half of the layers
     direction   sum_p a_p * | v_p/|v_p| - v^_p/|v^_p| |^2
     semantics   sum_p a_p * KL( softmax(v^_p E^T) || softmax(v_p E^T) )
 
-for every image, with V the encoder's output after its merger, V~_i the hidden states of the same visual tokens after layer i, E the token
-embeddings and a_p weights of the patches that sum to one. V^ and a_p are targets and E is a fixed dictionary: both
-losses reach the model through V alone.
+for every image, with V the encoder's output after its merger, V~_i the hidden states of the same visual tokens after
+layer i, E the token embeddings and a_p weights of the patches that sum to one. V^ and a_p are targets and E is a fixed
+dictionary: both losses reach the model through V alone.
 
 All of it is read off the one forward pass of the text loss, by hooks, and summed up as it passes: no layer's hidden
 states or attention weights are kept.
@@ -148,9 +147,7 @@ class Recorder:
 
 
 @contextmanager
-def record(
-    model: Any, batch: Batch, patch_weights: Literal["uniform", "attention"] = "uniform"
-) -> Iterator[Recorder]:
+def record(model: Any, batch: Batch, patch_weights: Literal["uniform", "attention"] = "uniform") -> Iterator[Recorder]:
     """Within it, one forward pass of `model` over `batch` leaves its ImageStates with the recorder.
 
     Hidden states after layer i are that layer's own output, as `output_hidden_states` gives them: what deepstack adds

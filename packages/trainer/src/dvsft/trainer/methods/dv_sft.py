@@ -1,7 +1,7 @@
 """DV-SFT (arXiv 2605.26656): the text loss, and every labelled visual token predicts its own word.
 
-    L = L_t + vision_weight * L_v
-    L_t = mean over answer tokens,  L_v = mean over labelled visual tokens; for both see `loss`
+L = L_t + vision_weight * L_v
+L_t = mean over answer tokens,  L_v = mean over labelled visual tokens; for both see `loss`
 """
 
 from __future__ import annotations

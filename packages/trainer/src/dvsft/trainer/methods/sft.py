@@ -1,6 +1,6 @@
 """Supervised fine-tuning: the text loss alone.
 
-    L = mean over answer tokens of CE
+L = mean over answer tokens of CE
 """
 
 from __future__ import annotations

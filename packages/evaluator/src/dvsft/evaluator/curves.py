@@ -1,0 +1,105 @@
+"""The plots of a report: over tags (checkpoints, sweeps) and over resolution, of scores and of visual alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dvsft.evaluator import benchmarks, compare, paper, plots
+from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.compare import Run
+from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator.plots import Point
+
+RESOLUTIONS = ("transcription-contextual", "transcription-noncontextual")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """x: the tag of the axis. panels: panel -> series -> x -> mean over seeds. note: what was left out; or empty."""
+
+    title: str
+    x: str
+    panels: dict[str, dict[str, plots.Series]]
+    svg: str
+    note: str
+
+    def figures(self) -> dict[str, Any]:
+        """What is drawn, as JSON-able values."""
+        panels = {
+            panel: {
+                name: [{"x": x, "mean": mean.value, "error": mean.error} for x, mean in sorted(line.items())]
+                for name, line in lines.items()
+            }
+            for panel, lines in self.panels.items()
+        }
+        return {"title": self.title, "x": self.x, "panels": panels, "note": self.note}
+
+
+def of(runs: Sequence[Run]) -> list[Plot]:
+    """Every plot that these runs have two points or more for."""
+    kinds = {
+        "Averages": ([point(run, averages(run)) for run in runs], "score, %"),
+        "Scores": ([point(run, scores(run)) for run in runs], "%"),
+        "Visual alignment": ([point(run, alignment(run)) for run in runs], "recall of the patch's own label, %"),
+    }
+    found = [
+        plot
+        for x in plots.coordinates([point(run, {}) for run in runs])
+        for kind, (points, y) in kinds.items()
+        for plot in draw(f"{kind} by {x}", points, x, y)
+    ]
+    scales = [p for run in runs for p in resolutions(run)]
+    return [*found, *draw("Transcription by resolution", scales, "scale of the drawn page", "%")]
+
+
+def draw(title: str, points: Sequence[Point], x: str, y: str) -> list[Plot]:
+    """[the plot], or [] if no score has two points."""
+    panels = list(dict.fromkeys(panel for p in points for panel in p.scores))
+    drawn = [panel for panel in panels if x in plots.coordinates([p for p in points if panel in p.scores])]
+    if not drawn:
+        return []
+    lines = {panel: plots.series(points, x, panel) for panel in drawn}
+    alone = dict.fromkeys(name for panel in drawn for name in plots.left_out(points, x, panel))
+    note = f"Not drawn, a single point: {'; '.join(alone)}." if alone else ""
+    return [Plot(title, x, lines, plots.draw(title, points, x, drawn, y), note)]
+
+
+def point(run: Run, scores: dict[str, float]) -> Point:
+    tags = run.settings.get("tags", {})
+    return Point({"max patches": run.settings["patches"][1]} | tags | {"name": run.name}, scores)
+
+
+def averages(run: Run) -> dict[str, float]:
+    """The two averages of Table 2, where all their benchmarks are there."""
+    found = {name: result.get("score") for name, result in run.scores.items()}
+    groups = {"In domain": paper.IN_DOMAIN, "Out of domain": paper.OUT_OF_DOMAIN}
+    return {title: value for title, group in groups.items() if (value := compare.average(found, group)) is not None}
+
+
+def scores(run: Run) -> dict[str, float]:
+    found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
+    return {panel(benchmarks.get(name)): score for name, score in found.items()}
+
+
+def panel(benchmark: Benchmark) -> str:
+    """A title that says which way is better."""
+    return f"{benchmark.title} {METRICS[benchmark.metrics[0]].arrow}"
+
+
+def alignment(run: Run) -> dict[str, float]:
+    """What `evaluate lens` measured over all labels, in percent."""
+    found = run.lens.get("model", {}).get("all", {})
+    return {key: 100 * found[key] for key in ("recall@1", "recall@5") if found.get(key) is not None}
+
+
+def resolutions(run: Run) -> list[Point]:
+    """A point per scale at which the transcription pages were shown."""
+    found: dict[float, dict[str, float]] = {}
+    for name in RESOLUTIONS:
+        for group, metrics in run.scores.get(name, {}).get("groups", {}).items():
+            score = metrics[benchmarks.get(name).metrics[0]]["score"]
+            found.setdefault(float(group[1:]), {})[panel(benchmarks.get(name))] = score
+    tags = point(run, {}).tags
+    return [Point({**tags, "scale of the drawn page": scale}, scores) for scale, scores in sorted(found.items())]

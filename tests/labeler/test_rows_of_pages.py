@@ -1,0 +1,39 @@
+"""Words to a row: what is stored is what was decided by."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from support import SAMPLES, draw_page, encode
+
+from dvsft.labeler.config import Model
+from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.processor import open_processor
+from dvsft.labeler.runs.shard import make_row
+from dvsft.labeler.word import Word, words_of_row
+
+POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return open_processor(str(SAMPLES / "processor"), Model("sample"))
+
+
+def row_of(words, processor, data=b"bytes"):
+    return make_row("p", data, None, (320, 320), words, {}, [], processor, POLICY)
+
+
+def test_a_corner_is_decided_after_rounding_to_what_the_row_stores(processor):
+    """64 + 1e-9 px lies in the third patch, its float32 in the second: a relabelled row must not move."""
+    edge = 64 + 1e-9
+    assert np.float32(edge) == 64
+    row = row_of([Word("a", (1, 1, edge, edge), 0.1)], processor)
+    assert row["patch_index"] == [row["cols"] + 1]
+    again = row_of(words_of_row(row["words"]), processor)
+    assert again == row
+
+
+def test_a_rows_hash_is_that_of_its_image(processor):
+    data = encode(draw_page())
+    assert row_of([], processor, data)["image_sha256"] == hashlib.sha256(data).hexdigest()
