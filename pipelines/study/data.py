@@ -20,7 +20,18 @@ PLACES = ("house", "land", "marsh", "mill", "port", "ridge", "city", "plain", "w
 CLASSES = (SUBJECTS, VERBS, THINGS, PLACES)
 WORDS = tuple(word for words in CLASSES for word in words)
 
+FLOOR = 100 / len(SUBJECTS)
+"""Percent right of the best guess without the page: every answer is one of the twelve words of a known class."""
+
 TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # as the evaluator asks
+
+KINDS = {
+    "first": "first word",
+    "last": "last word",
+    "where": "place of a sentence",
+    "after": "word after another",
+}
+"""The kinds of look-up, and what tables call them."""
 
 Question = tuple[str, str]
 
@@ -44,6 +55,13 @@ def look_ups(words: list[str]) -> list[Question]:
         (f'Where is "{words[start]}"?', words[start + len(CLASSES) - 1]) for start in range(0, len(words), len(CLASSES))
     ]
     return [*ends, *after, *where]
+
+
+def kind_of(question: str) -> str:
+    """Which kind of look-up a question of `look_ups` is: first, last, after or where."""
+    if question.startswith("Where"):
+        return "where"
+    return next(kind for kind in KINDS if f" {kind}" in question)
 
 
 def page_questions(draw: random.Random, words: list[str], asked: int, transcribe: bool) -> list[Question]:
@@ -70,6 +88,13 @@ def squad(name: str, count: int, sentences: int, asked: int) -> dict[str, Any]:
         ]
         paragraphs.append({"context": " ".join(words), "qas": qas})
     return {"version": "1.1", "data": [{"title": name, "paragraphs": paragraphs}]}
+
+
+def questions(name: str, count: int, sentences: int, asked: int) -> Iterator[tuple[list[str], str, str]]:
+    """(words of the page, question, answer) of a set's look-ups, in the order of their ids."""
+    for draw, words in pages(name, count, sentences):
+        for question, answer in page_questions(draw, words, asked, transcribe=False):
+            yield words, question, answer
 
 
 def documents(name: str, count: int, sentences: int, words_of: Callable[[random.Random, int], list[str]]) -> str:

@@ -1,102 +1,66 @@
-"""Stored results -> the tables and plots of docs/study.md.
+"""Stored results -> tables and plots.
 
-PYTHONPATH=pipelines python -m study.report --study out/study-cpu   # gathers into docs/study/cpu.json, then draws
-PYTHONPATH=pipelines python -m study.report                         # draws what is stored again
+python -m study.report --study out/study-cpu              # into out/study-cpu/report.md
+python -m study.report --publish --study out/study-cpu    # into docs/study.md, and the results into docs/study/cpu.json
+python -m study.report --publish                          # docs/study.md again, from the results stored there
+
+with PYTHONPATH=pipelines. Only --publish writes into docs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dvsft.evaluator import plots, report, stats
+from dvsft.evaluator import plots
 from dvsft.evaluator.plots import Point
+from dvsft.patchlabels import command
 from study.arms import ARMS, MAIN
-
-Result = dict[str, Any]
-
-
-def answers(condition: str) -> Callable[[Result], float]:
-    return lambda point: point[condition]["scores"]["squad"]["squad_exact_match"]
-
-
-def edits(benchmark: str, scale: str = "x1") -> Callable[[Result], float]:
-    return lambda point: point["seen"]["scores"][f"transcription-{benchmark}"][scale]
-
-
-def recall(k: int, condition: str = "seen") -> Callable[[Result], float]:
-    return lambda point: point[condition][f"recall@{k}"]
-
-
-COLUMNS: dict[str, Callable[[Result], float]] = {
-    "answers": answers("seen"),
-    "other fonts": answers("fonts"),
-    "other sizes": answers("sizes"),
-    "NED contextual": edits("contextual"),
-    "NED non-contextual": edits("noncontextual"),
-    "recall@1": recall(1),
-    "recall@5": recall(5),
-    "recall@1, other fonts": recall(1, "fonts"),
-    "recall@1, other sizes": recall(1, "sizes"),
-}
-"""The figures of a trained model, percent; NED is an error, lower is better."""
+from study.provenance import StudyError, check_same
+from study.tables import (
+    COLUMNS,
+    Result,
+    answers,
+    difference_table,
+    edits,
+    kind_table,
+    main_table,
+    origin_line,
+    recall,
+)
 
 
 def gather(study: Path) -> dict[str, Any]:
-    """What a study's folder holds: its description and all results, arms in their order, then seeds."""
-    found = [json.loads(path.read_text()) for path in (study / "results").glob("*.json")]
+    """What a study's folder holds: its description and all results, arms in their order, then seeds. Raises StudyError
+    if a result was made from something else than the study, or with other settings than its arm's other seeds."""
+    described = json.loads((study / "study.json").read_text())
+    files = sorted((study / "results").glob("*.json"))
+    found = [json.loads(file.read_text()) for file in files]
+    if not found:
+        raise StudyError(f"{study}/results holds no results; run make study first")
+    configs: dict[str, dict[str, Any]] = {}
+    for file, result in zip(files, found, strict=True):
+        cure = f"delete it and run make study again: rm {file}"
+        if missing := {"config", *ORIGIN} - result.keys():
+            raise StudyError(f"{file} lacks {', '.join(sorted(missing))}, which results hold; {cure}")
+        check_same({key: result[key] for key in ORIGIN}, {key: described.get(key) for key in ORIGIN}, str(file), cure)
+        config = shared_settings(result["config"])
+        check_same(config, configs.setdefault(result["arm"], config), str(file), cure)
     found.sort(key=lambda result: (list(ARMS).index(result["arm"]), result["seed"]))
-    return json.loads((study / "study.json").read_text()) | {"results": found}
+    return described | {"ceiling": json.loads((study / "ceiling.json").read_text()), "results": found}
 
 
-def by_arm(results: Iterable[Result]) -> dict[str, list[Result]]:
-    arms: dict[str, list[Result]] = {}
-    for result in results:
-        arms.setdefault(result["arm"], []).append(result)
-    return arms
+ORIGIN = ("scale", "versions", "commit")
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds and its standard error; nan for a single seed."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return statistics.fmean(values), error
-
-
-def against_sft(arm: Sequence[Result], sft: Sequence[Result], asked: int, condition: str) -> stats.Difference | None:
-    """Share of right answers, arm - SFT, percent: every question paired, averaged over the seeds both have,
-    pages as clusters. None where they share no seed."""
-    pairs = [(one, other) for one in arm for other in sft if one["seed"] == other["seed"]]
-    if not pairs:
-        return None
-    rights = [[list(map(int, r["final"][condition]["right"])) for r in pair] for pair in pairs]
-    gains = np.mean([np.subtract(one, other) for one, other in rights], axis=0)
-    return stats.paired_difference(100 * gains, [number // asked for number in range(len(gains))])
-
-
-def main_table(results: Sequence[Result], asked: int) -> str:
-    """Arms x columns as Markdown, means over seeds +- standard errors, and each arm's answers against SFT's."""
-    arms = by_arm(results)
-    lines = [f"| arm | seeds | {' | '.join(COLUMNS)} | answers - SFT [95%] | p |", "|---" * (len(COLUMNS) + 4) + "|"]
-    for name, members in arms.items():
-        cells = [mean_and_error([column(result["final"]) for result in members]) for column in COLUMNS.values()]
-        shown = [f"{mean:.1f}" + (f" ± {error:.1f}" if len(members) > 1 else "") for mean, error in cells]
-        found = against_sft(members, arms.get("sft", []), asked, "seen") if name != "sft" else None
-        test = [interval(found), report.p_value(found.p)] if found else ["", ""]
-        lines.append(f"| {' | '.join([members[0]['title'], str(len(members)), *shown, *test])} |")
-    return "\n".join(lines)
-
-
-def interval(found: stats.Difference) -> str:
-    low, high = (report.signed(value, 1) for value in (found.low, found.high))
-    return f"{found.mean:+.1f} [{low}, {high}]"
+def shared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's resolved settings less what differs between the seeds of an arm."""
+    return {**config, "seed": None, "output": None, "model": {**config["model"], "path": None}}
 
 
 def checkpoints(members: Sequence[Result], epochs: int, figure: Callable[[Result], float]) -> list[Point]:
@@ -163,31 +127,52 @@ def insert(document: Path, name: str, text: str) -> None:
     document.write_text(mark.sub(lambda _: f"\n{text}\n\n", before))
 
 
-def write(name: str, document: Path) -> None:
-    """The table and the plots of the stored study `name`, into the document and the folder beside it. A plot without
-    two points to join is left out."""
-    folder = document.with_suffix("")
-    study = json.loads((folder / f"{name}.json").read_text())
-    parts = [main_table(study["results"], study["scale"]["asked"])]
+def draw(study: Mapping[str, Any], folder: Path, name: str) -> str:
+    """The Markdown of a study; its plots go into `folder`, beside the page. A plot without two points to
+    join is left out."""
+    parts = [
+        main_table(study),
+        "Answers by kind of question (how many of them are asked):",
+        kind_table(study),
+        "Differences, intervals over pages and seeds:",
+        difference_table(study["results"], study["scale"]["asked"]),
+        origin_line(study),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
     for key, (title, x, y, points) in plots_of(study).items():
         if x in plots.coordinates(points):
             (folder / f"{name}-{key}.svg").write_text(plots.draw(title, points, x, list(points[0].scores), y))
             parts.append(f"![{title}]({folder.name}/{name}-{key}.svg)")
-    insert(document, name, "\n\n".join(parts))
+    return "\n\n".join(parts)
+
+
+def publish(name: str, document: Path) -> None:
+    """The tables and plots of the stored study `name`, into the document and the folder beside it."""
+    folder = document.with_suffix("")
+    insert(document, name, draw(json.loads((folder / f"{name}.json").read_text()), folder, name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--name", default="cpu", help="of the study in the document's folder: cpu, gpu")
-    parser.add_argument("--study", type=Path, help="gather the results of this run folder first")
+    parser.add_argument("--study", type=Path, help="the folder of a study, with its results")
+    parser.add_argument("--publish", action="store_true", help="write into the document, not into the study's folder")
     parser.add_argument("--document", type=Path, default=Path("docs/study.md"))
     options = parser.parse_args(arguments)
-    if options.study:
+    if not options.study and not options.publish:
+        parser.error("name a study by --study FOLDER, or give --publish to draw the stored one again")
+    gathered = gather(options.study) if options.study else None
+    if gathered and not options.publish:
+        page = options.study / "report.md"
+        page.write_text(draw(gathered, options.study / "report", options.name) + "\n")
+        print(page)
+        return
+    if gathered:
         stored = options.document.with_suffix("") / f"{options.name}.json"
         stored.parent.mkdir(parents=True, exist_ok=True)
-        stored.write_text(json.dumps(gather(options.study), indent=1) + "\n")
-    write(options.name, options.document)
+        stored.write_text(json.dumps(gathered, indent=1) + "\n")
+    publish(options.name, options.document)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -16,16 +16,16 @@ import multiprocessing
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dvsft.evaluator.predictions import write_json
-from study import arms, data
+from dvsft.patchlabels import command
+from study import arms, data, provenance
 from study.scales import SCALES, Scale
 
 PROCESSOR = Path("samples/processor")
@@ -52,6 +52,10 @@ def prepare(scale: Scale, study: Path) -> None:
 
         text.build(PROCESSOR, study / "model.part", scale)
         (study / "model.part").rename(study / "model")
+    if not (study / "ceiling.json").exists():
+        from study import bounds
+
+        write_json(study / "ceiling.json", bounds.ceiling(study / "model/text", scale))
 
 
 def write_sources(scale: Scale, folder: Path) -> None:
@@ -102,6 +106,8 @@ def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
         "title": arms.ARMS[arm].title,
         "seed": seed,
         "loss": settings["method"],
+        "config": json.loads((output / "run.json").read_text())["config"],
+        **provenance.origin(scale),
         "steps": len(steps),
         "last": {key: steps[-1][key] for key in ("text_loss", "vision_loss", "patch_accuracy") if key in steps[-1]},
         "checkpoints": {name.removeprefix("epoch-"): point for name, point in points.items()},
@@ -137,8 +143,6 @@ def judge_on(
 
 def evaluate(*arguments: str) -> None:
     """A verb of the evaluator, in this process and quiet. Raises RuntimeError with what it said if it failed."""
-    from dvsft.patchlabels import command
-
     said = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         code = command.main(arguments)
@@ -147,7 +151,8 @@ def evaluate(*arguments: str) -> None:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """The figures of a run folder: scores in percent, recalls, and which questions were answered rightly, by id."""
+    """The figures of a run folder: scores and recalls in percent; by question in the order of ids, the answers and
+    whether they are right; by page, the edit distance of transcriptions at full size, percent."""
     from dvsft.evaluator import compare
 
     opened = compare.open_run(run)
@@ -157,14 +162,38 @@ def figures(run: Path) -> dict[str, Any]:
         else {metric: value["score"] for metric, value in result["metrics"].items()}
         for name, result in opened.scores.items()
     }
-    right = sorted((key, item.values["squad_exact_match"]) for key, item in opened.items["squad"].items())
+    asked = [item for _, item in sorted(opened.items["squad"].items())]
+    edits = {
+        name.removeprefix("transcription-"): [
+            100 * item.values["normalized_edit_distance"]
+            for _, item in sorted(opened.items[name].items())
+            if item.group == "x1"
+        ]
+        for name in TRANSCRIPTIONS
+        if name in opened.items
+    }
     recall = opened.lens["model"]["all"]
     return {
         "scores": scores,
         "recall@1": 100 * recall["recall@1"],
         "recall@5": 100 * recall["recall@5"],
-        "right": "".join(str(int(value)) for _, value in right),
+        "right": "".join(str(int(item.values["squad_exact_match"])) for item in asked),
+        "answers": [item.prediction.text for item in asked],
+        "edits": edits,
     }
+
+
+def describe(study: Path, scale: Scale) -> None:
+    """Write study.json: what the study is made from. Raises StudyError if it was begun with other sizes, versions or
+    another commit."""
+    file, origin = study / "study.json", provenance.origin(scale)
+    if file.exists():
+        begun = json.loads(file.read_text())
+        found = {key: begun.get(key) for key in origin}
+        cure = f"go on with what it was begun with, or name another folder by --out (make study: rm -r {study})"
+        provenance.check_same(found, origin, f"{study} was begun otherwise: it", cure)
+    else:
+        write_json(file, {**origin, "machine": machine()})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -176,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--arms", help="by comma; default: all")
     options = parser.parse_args(arguments)
     scale, until = SCALES[options.scale], time.monotonic() + 60 * options.minutes
-    write_json(options.out / "study.json", {"scale": asdict(scale), "machine": machine()})
+    describe(options.out, scale)
     prepare(scale, options.out)
     todo = missing(options.out, options.arms.split(",") if options.arms else list(arms.ARMS), scale.seeds)
     print(f"study: {len(todo)} runs to do", flush=True)
@@ -199,8 +228,7 @@ def machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    versions = {name: version(name) for name in ("torch", "transformers", "deepspeed")}
-    return {"gpu": gpu, "cpu": platform.machine(), "cores": os.cpu_count(), **versions}
+    return {"gpu": gpu, "cpu": platform.machine(), "cores": os.cpu_count()}
 
 
 def result_of(study: Path, arm: str, seed: int) -> Path:
@@ -229,4 +257,4 @@ def run_in_time(scale: Scale, study: Path, arm: str, seed: int, until: float) ->
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -312,6 +312,13 @@ def mme(folder):
             picture(folder / images / f"{n}.jpg")
 
 
+def predicted(lines):
+    """Predictions from the JSON objects of their lines."""
+    from dvsft.evaluator.records import Prediction
+
+    return [Prediction.from_line(line) for line in lines]
+
+
 def write_run(folder, answers, lens=None, **tags):
     """A run folder as `predict` leaves it. answers: benchmark -> its lines."""
     settings = {

@@ -98,19 +98,19 @@ def ask(server, tmp_path):
 
 
 def lines_of(run):
-    lines, skipped = predictions.read(predictions.files_of(run, "docvqa"))
+    found, skipped = predictions.read(predictions.files_of(run, "docvqa"))
     assert not skipped
-    return {line["id"]: line for line in lines}
+    return {prediction.id: prediction for prediction in found}
 
 
 def test_an_endpoint_answers_greedily_with_pictures_inside_the_limits(server, ask, model_folder, tmp_path):
     server.busy = [503]
     assert ask("--served-name", "served-name", "--max-failed", "0.5", model=model_folder) == 0
     said = lines_of(tmp_path / "run")
-    assert said["0"]["prediction"] == "384x192"  # raised to 64 patches or more
-    assert said["1"]["prediction"] == "320x224"
-    assert said["2"]["prediction"] is None and said["2"]["error"].startswith("endpoint_400")
-    assert "too long" in said["2"]["error"]
+    assert said["0"].text == "384x192"  # raised to 64 patches or more
+    assert said["1"].text == "320x224"
+    assert said["2"].text is None and said["2"].error.startswith("endpoint_400")
+    assert "too long" in said["2"].error
     body = server.seen[-1]
     assert body["temperature"] == 0 and body["model"] == "served-name" and body["max_tokens"] == 128
 
@@ -137,7 +137,7 @@ def test_another_served_model_may_not_go_on_with_a_run(server, ask, tmp_path, mo
     options = ["--served-name", "served-name"] if "id" in change else []
     assert ask(*options, "--retry-errors", model="base") == 2
     assert "served: found {'id': 'base', 'root': '/models/base'}, expected" in capsys.readouterr().err
-    assert len(server.seen) == count and lines_of(tmp_path / "run")["2"]["error"]
+    assert len(server.seen) == count and lines_of(tmp_path / "run")["2"].error
 
 
 def test_a_key_comes_from_a_variable_and_is_stored_nowhere(server, ask, tmp_path, monkeypatch, capsys):
@@ -175,7 +175,7 @@ def test_too_many_failures_are_exit_code_3_and_are_asked_again_on_demand(server,
     assert ask() == 3 and len(server.seen) == 3  # answers that are there are kept, errors too
     assert ask("--retry-errors", "--max-failed", "0.34") == 0
     assert len(server.seen) == 6
-    assert [line["prediction"] is None for line in lines_of(tmp_path / "run").values()] == [False, False, True]
+    assert [found.text is None for found in lines_of(tmp_path / "run").values()] == [False, False, True]
     assert ask("--retry-errors", "--max-failed", "0.33") == 3
     assert len(server.seen) == 7  # only the one that had failed
 

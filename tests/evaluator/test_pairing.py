@@ -3,13 +3,14 @@
 import pytest
 
 from dvsft.evaluator import pairing
-from dvsft.evaluator.score import Item
+from dvsft.evaluator.records import Prediction, Score
 
 
 def items(*lines):
-    keys = ("id", "question", "references")
-    found = [dict(zip(keys, line, strict=True)) | {"prediction": "x"} for line in lines]
-    return {line["id"]: Item(line, "", line["id"], {}) for line in found}
+    return {
+        name: Score(Prediction(id=name, question=question, references=tuple(references), text="x"), {})
+        for name, question, references in lines
+    }
 
 
 def test_samples_with_another_question_or_other_references_are_not_compared_but_counted():
@@ -25,7 +26,7 @@ def test_samples_with_another_question_or_other_references_are_not_compared_but_
 
 
 def test_equal_runs_are_compared_whole_and_nothing_is_noted():
-    both = items(("1", "What?", ["a"]), ("2", None, ["b"]))
+    both = items(("1", "What?", ["a"]), ("2", "", ["b"]))
     found = pairing.pair(both, dict(reversed(both.items())))
     assert found.ids == ["1", "2"] and found.dropped_share == 0 and found.note() == ""
     assert pairing.pair({}, {}).dropped_share == 0

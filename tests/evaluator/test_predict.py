@@ -14,16 +14,16 @@ import pytest
 from evaluator_fixtures import DATA, picture, write_json
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, layouts, predict, predictions, score, submission
+from dvsft.evaluator import benchmarks, hub, layouts, predict, predictions, score, submission
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
 
 
 def lines_of(run, name):
-    lines, skipped = predictions.read(predictions.files_of(run, name))
+    found, skipped = predictions.read(predictions.files_of(run, name))
     assert not skipped
-    return lines
+    return found
 
 
 def echo(prompts, images, max_new_tokens):
@@ -58,9 +58,9 @@ def test_every_benchmark_runs_on_a_tiny_model_and_is_scored(model_folder, data_f
         assert result["missing"] == 0 and result["failed"] == {}
         assert len(lines_of(run, name)) == json.loads((run / "run.json").read_text())["samples"][name]
     line = lines_of(run, "docvqa")[0]
-    assert line["prompt"] == "Which page is 0?\nAnswer the question using a single word or phrase."
-    assert len(line["image_sha256"]) == 64 and line["seconds"] > 0 and isinstance(line["prediction"], str)
-    assert {line["id"].split("/")[0] for line in lines_of(run, "transcription-contextual")} == {
+    assert line.prompt == "Which page is 0?\nAnswer the question using a single word or phrase."
+    assert len(line.image) == 64 and line.seconds > 0 and isinstance(line.text, str)
+    assert {line.id.split("/")[0] for line in lines_of(run, "transcription-contextual")} == {
         "x0.25", "x0.5", "x0.75", "x1",
     }  # fmt: skip
     found = json.loads((run / "submission-docvqa-test.json").read_text())
@@ -161,7 +161,7 @@ def test_killed_and_restarted_predict_repeats_nothing_and_loses_nothing(model_fo
     after = path.read_bytes()
     assert after.startswith(whole)
     assert f"{count - whole.count(chr(10).encode())} samples to predict" in done.stderr and " left" in done.stderr
-    assert sorted(int(line["id"]) for line in lines_of(run, "docvqa")) == list(range(count))
+    assert sorted(int(line.id) for line in lines_of(run, "docvqa")) == list(range(count))
     assert after.count(b"\n") == count
 
 
@@ -217,7 +217,7 @@ def test_unreadable_images_are_counted_by_reason_and_score_nothing(data_folder, 
 def test_scaled_pages_reach_the_model_at_their_scale(data_folder, tmp_path):
     plan = plan_of(tmp_path / "run", ["transcription-contextual"], data_folder)
     predict.predict(plan, SETTINGS, [make_echo])
-    sizes = {line["id"].split("/")[0]: line["prediction"] for line in lines_of(plan.run, plan.names[0])}
+    sizes = {line.id.split("/")[0]: line.text for line in lines_of(plan.run, plan.names[0])}
     assert sizes == {"x0.25": "64x64", "x0.5": "128x128", "x0.75": "192x192", "x1": "256x256"}
 
 
@@ -260,7 +260,7 @@ def make_echo_without_questions():
 def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     plan = plan_of(tmp_path / "run", ["docvqa", "chartqa"], data_folder)
     predict.predict(plan, SETTINGS, [lambda: broken])
-    assert all(line["error"] == "broken: now" for line in lines_of(plan.run, "docvqa"))
+    assert all(line.error == "broken: now" for line in lines_of(plan.run, "docvqa"))
     predict.predict(plan_of(plan.run, ["docvqa"], data_folder), SETTINGS, [make_echo])
     assert predict.failures(plan.run, ["docvqa", "chartqa"], 0.99) == [
         "docvqa: 3 of 3 samples failed (3 broken)",
@@ -268,7 +268,7 @@ def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     ]
     again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
     predict.predict(again, SETTINGS, [make_echo])
-    assert {line["prediction"] for line in lines_of(plan.run, "docvqa")} == {"256x256"}
+    assert {line.text for line in lines_of(plan.run, "docvqa")} == {"256x256"}
     before = predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns
     predict.predict(again, SETTINGS, [make_echo])
     assert predictions.path_of(plan.run, "docvqa").stat().st_mtime_ns == before  # nothing is written without need
@@ -319,6 +319,56 @@ def test_image_names_that_leave_their_folder_are_refused(tmp_path):
 def test_ocrvqa_keeps_readable_answers_of_the_test_split_in_a_fixed_order(data_folder):
     samples = benchmarks.load(benchmarks.get("ocrvqa"), {"": str(data_folder)})
     assert sorted(sample.id for sample in samples) == ["book1#0", "book2#0"]
+
+
+def cover(n, title, ocr_tokens):
+    questions, answers = ["What is the title of this book?", "Who wrote this book?"], [title, "Ann O'Lee"]
+    return {"image_id": f"b{n}", "questions": questions, "answers": answers, "ocr_tokens": ocr_tokens}
+
+
+COVERS = [
+    cover(0, "The Sea, the Sea", ["THE", "sea", "ANN", "O'LEE"]),
+    cover(1, "The Sea: A Novel", ["The", "Sea", "Ann"]),  # "novel" and the author's name are not on it
+    cover(2, "Art", ["PARTY", "o'Lee,", "Ann"]),  # a part of a word is no word
+    cover(3, "Art", []),
+]
+
+
+def test_ocrvqa_asks_only_for_what_the_cover_shows_where_the_data_has_ocr_tokens(tmp_path):
+    from_hub = [found[0] for n, row in enumerate(COVERS) for found in hub.ocrvqa(n, row)]
+    assert from_hub == ["b0#0", "b0#1", "b2#1"]
+    books = {row["image_id"]: row | {"split": 3, "imageURL": "x.jpg"} for row in COVERS}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "dataset.json").write_text(json.dumps(books))
+    assert [sample.id for sample in layouts.ocrvqa(tmp_path)] == from_hub
+    without = {key: value for key, value in COVERS[3].items() if key != "ocr_tokens"}
+    assert len(hub.ocrvqa(0, without)) == 2
+
+
+@pytest.mark.parametrize(("there", "asked"), [("new/x", ["new/x"]), ("old/x", ["new/x", "old/x"])])
+def test_a_hub_set_that_moved_is_found_by_either_name_and_the_name_is_said(monkeypatch, capsys, there, asked):
+    datasets = pytest.importorskip("datasets")
+    tried = []
+
+    def load_dataset(repo, config, split):
+        tried.append(repo)
+        if repo != there:
+            raise datasets.exceptions.DatasetNotFoundError(f"{repo} doesn't exist on the Hub")
+        return datasets.Dataset.from_list([{"question_id": 1, "question": "?", "answers": ["a"], "image": None}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = hub.HubSource("new/x", "validation", hub.textvqa, old="old/x")
+    assert [sample.id for sample in hub.samples(source)] == ["1"] and tried == asked
+    assert f"data from hub:{there}" in capsys.readouterr().err
+    with pytest.raises(layouts.DataError, match=r"found no dataset mine/x .*; name another"):
+        list(hub.samples(source, "mine/x"))
+
+
+def test_the_sets_of_lmms_lab_are_known_by_their_new_and_old_names():
+    moved = ("docvqa", "docvqa-test", "infographicvqa", "infographicvqa-test", "chartqa", "textvqa", "mme")
+    for name in moved:
+        source = benchmarks.get(name).hub
+        assert source.repo.replace("lmms-lab-encoder/", "lmms-lab/") == source.old != source.repo
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")

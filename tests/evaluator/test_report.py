@@ -134,7 +134,7 @@ def test_real_charts_and_documents_go_through_predict_score_and_report(model_fol
     assert {name: found["n"] for name, found in content["scores"]["run"].items()} == {"chartqa": 2, "docvqa": 2}
     assert "only the first 2 samples" in " ".join(content["notes"])
     lines = predictions.read((run / "predictions").glob("*.jsonl"))[0]
-    pictures = {line["image_sha256"] for line in lines}
+    pictures = {line.image for line in lines}
     assert (out / "report.html").read_text().count("data:image/jpeg;base64,") == len(pictures) >= 3
 
 

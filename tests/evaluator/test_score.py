@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from evaluator_fixtures import DATA
+from evaluator_fixtures import DATA, predicted
 
 from dvsft.evaluator import benchmarks, compare, predictions, score
+from dvsft.evaluator.records import Prediction
 from dvsft.patchlabels import command
 
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
@@ -24,7 +25,7 @@ def chart_lines(human, augmented):
 
 
 def test_chartqa_is_the_average_of_its_two_halves_not_of_all_questions():
-    result = score.score(benchmarks.get("chartqa"), chart_lines([1, 0], [1, 1, 1, 1, 1, 0]))
+    result = score.score(benchmarks.get("chartqa"), predicted(chart_lines([1, 0], [1, 1, 1, 1, 1, 0])))
     assert result["groups"]["human"]["relaxed_accuracy"]["score"] == 50.0
     assert result["score"] == pytest.approx((50 + 100 * 5 / 6) / 2)
 
@@ -35,13 +36,24 @@ def test_ocrbench_counts_points_and_reads_formulas_by_their_own_rule():
         {"id": "Regular Text Recognition/2", "prediction": "It is CENTRE", "references": ["centre"]},
         {"id": "Regular Text Recognition/3", "prediction": "A=B", "references": ["A = B"]},
     ]
-    result = score.score(benchmarks.get("ocrbench"), lines)
+    result = score.score(benchmarks.get("ocrbench"), predicted(lines))
     assert result["points"] == 2 and result["n"] == 3
+
+
+def test_ocrbench_adds_its_types_up_to_the_five_official_categories():
+    math = "Handwritten Mathematical Expression Recognition"
+    types = ["Regular Text Recognition", "Digit String Recognition", "Doc-oriented VQA", math]
+    lines = [{"id": f"{kind}/{n}", "prediction": "a" * n, "references": ["a"]} for kind in types for n in range(2)]
+    assert score.score(benchmarks.get("ocrbench"), predicted(lines))["categories"] == {
+        "Text Recognition": {"points": 2, "of": 4},
+        "Doc-oriented VQA": {"points": 1, "of": 2},
+        math: {"points": 1, "of": 2},
+    }
 
 
 def test_transcription_headline_is_the_full_size_only():
     lines = [{"id": f"{g}/p", "prediction": p, "references": ["abcd"]} for g, p in (("x1", "abcd"), ("x0.5", ""))]
-    result = score.score(benchmarks.get("transcription-contextual"), lines)
+    result = score.score(benchmarks.get("transcription-contextual"), predicted(lines))
     assert result["score"] == 0.0 and result["n"] == 1
     assert result["groups"]["x0.5"]["normalized_edit_distance"]["score"] == 100.0
 
@@ -56,7 +68,7 @@ def mme_lines(*pairs):
 
 def test_mmes_f1_is_that_of_yes_and_an_answer_that_is_neither_counts_as_not_found():
     pairs = [("Yes", "Yes"), ("No", "Yes"), ("Yes", "maybe"), ("No", "No"), ("Yes", "Yes"), ("No", "perhaps")]
-    result = score.score(benchmarks.get("mme"), mme_lines(*pairs))["mme"]
+    result = score.score(benchmarks.get("mme"), predicted(mme_lines(*pairs)))["mme"]
     precision, recall = 2 / 3, 2 / 3  # three said yes, two rightly; three were yes, two found
     assert result["f1"] == pytest.approx(100 * 2 * precision * recall / (precision + recall))
     assert result["other"] == 2 and result["accuracy"] == pytest.approx(50.0)
@@ -64,16 +76,16 @@ def test_mmes_f1_is_that_of_yes_and_an_answer_that_is_neither_counts_as_not_foun
 
 def test_mmes_second_accuracy_is_of_images_with_both_questions_right():
     both, one = [("Yes", "Yes"), ("No", "No")], [("Yes", "Yes"), ("No", "Yes")]
-    result = score.score(benchmarks.get("mme"), mme_lines(*both, *one, *both, *one))["mme"]
+    result = score.score(benchmarks.get("mme"), predicted(mme_lines(*both, *one, *both, *one)))["mme"]
     assert result["tasks"]["existence"] == {"accuracy": 75.0, "accuracy_plus": 50.0, "score": 125.0}
     assert result["perception"] == 125.0 and result["cognition"] == 0
-    alone = score.score(benchmarks.get("mme"), mme_lines(*both)[:1])["mme"]
+    alone = score.score(benchmarks.get("mme"), predicted(mme_lines(*both)[:1]))["mme"]
     assert alone["tasks"]["existence"]["accuracy_plus"] == 0.0
 
 
 def test_failed_predictions_are_wrong_also_where_lower_is_better():
     line = {"id": "x1/p", "prediction": None, "error": "truncated: x", "references": [""]}
-    result = score.score(benchmarks.get("transcription-contextual"), [line])
+    result = score.score(benchmarks.get("transcription-contextual"), predicted([line]))
     assert result["score"] == 100.0 and result["failed"] == {"truncated": 1}
     assert result["metrics"]["word_accuracy"]["score"] == 0.0
 
@@ -98,6 +110,55 @@ def test_bad_lines_are_counted_by_reason_and_never_dropped_silently(write_lines)
     assert result["skipped"] == {
         "duplicate_id": 1, "not_json": 2, "no_id": 1, "no_prediction": 1, "no_references": 2, "bad_references": 1,
     }  # fmt: skip
+
+
+def test_a_prediction_comes_back_from_its_line_as_it_was():
+    whole = Prediction(
+        id="a/1",
+        references=("x", "y"),
+        text="ü\n",
+        question="Q?",
+        prompt="P",
+        image="f" * 64,
+        benchmark="b",
+        seconds=0.5,
+    )
+    failed = Prediction(id="2", references=(), text=None, error="truncated: at byte 3", image="2")
+    for prediction in (whole, failed):
+        found, reason = predictions.parse(json.dumps(prediction.to_line()))
+        assert found == prediction and reason == ""
+    assert failed.reason == "truncated" and "error" not in whole.to_line()
+
+
+def test_questions_share_an_image_by_its_hash_its_name_or_their_ids_beginning():
+    lines = [
+        {"image_sha256": "aa", "image": "b"},
+        {"image": "b"},
+        {"image_sha256": None},
+        {},
+    ]
+    found = predicted([{"id": "OCR/1.jpg#0", "prediction": "", "references": [""]} | line for line in lines])
+    assert [prediction.image for prediction in found] == ["aa", "b", "OCR/1.jpg", "OCR/1.jpg"]
+    assert predicted([{"id": 7, "prediction": 1.5, "references": 3}])[0].image == "7"
+
+
+def test_a_report_reads_and_scores_every_line_once(tmp_path, monkeypatch):
+    from dvsft.evaluator import report, scorers
+
+    lines = [{"id": str(i), "prediction": "x", "references": ["x"], "question": "q"} for i in range(5)]
+    for run in ("one", "two"):
+        path = predictions.path_of(tmp_path / run, "ocrvqa")
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        settings = {"model": run, "endpoint": None, "patches": [64, 2048], "tags": {}, "created": "now"}
+        predictions.write_json(tmp_path / run / "run.json", settings)
+    parsed, scored, parse, exact_match = [], [], predictions.parse, scorers.exact_match
+    monkeypatch.setattr(predictions, "parse", lambda text: parsed.append(text) or parse(text))
+    monkeypatch.setattr(scorers, "exact_match", lambda *pair: scored.append(pair) or exact_match(*pair))
+    report.write([tmp_path / "one"], tmp_path / "report", {"": str(tmp_path)})
+    assert len(parsed) == len(scored) == 5
+    report.write([tmp_path / "one", tmp_path / "two"], tmp_path / "report", {"": str(tmp_path)})
+    assert len(parsed) == len(scored) == 5 + 10
 
 
 def test_score_and_report_do_not_import_torch():
@@ -153,6 +214,14 @@ def test_averages_of_the_table_stay_empty_until_all_their_benchmarks_are_there()
 def test_papers_averages_are_those_it_prints():
     rows = compare.paper_rows()
     assert [round(c["score"], 2) for c in rows["Qwen3-VL-2B + DV-SFT"] if c["benchmark"] == "average"] == [84.47, 75.86]
+
+
+def test_the_papers_averages_are_rounded_as_it_prints_them():
+    rows = {
+        model: [c["score"] for c in row if c["benchmark"] == "average"] for model, row in compare.paper_rows().items()
+    }
+    assert rows["Qwen3-1.7B + DV-SFT"] == [74.59, 59.43]  # the mean is 59.425, which binary fractions print as 59.42
+    assert rows["Qwen3-VL-2B"] == [79.95, 75.1] and rows["Qwen3-VL-8B"] == [86.04, 80.81]
 
 
 def test_a_torn_last_line_is_cut_off_before_more_is_written(tmp_path):

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from evaluator_fixtures import predicted
 
 from dvsft.evaluator import benchmarks, evalai, score, scorer_sets, scorers
 
@@ -188,7 +189,7 @@ def test_textvqa_predictions_of_qwen3_vl_2b_get_their_published_score():
         {"id": str(p["question_id"]), "prediction": p["answer"], "references": answers[p["question_id"]]} for p in found
     ]
     assert len(lines) == 5000
-    assert score.score(benchmarks.get("textvqa"), lines)["score"] == pytest.approx(74.414, abs=1e-9)
+    assert score.score(benchmarks.get("textvqa"), predicted(lines))["score"] == pytest.approx(74.414, abs=1e-9)
 
 
 @real_data
@@ -197,7 +198,7 @@ def test_chartqa_predictions_get_their_published_scores():
     lines = [
         {"id": f"{p['split']}/{p['id']}", "prediction": p["prediction"], "references": [p["label"]]} for p in found
     ]
-    result = score.score(benchmarks.get("chartqa"), lines)
+    result = score.score(benchmarks.get("chartqa"), predicted(lines))
     figures = {group: metrics["relaxed_accuracy"]["score"] for group, metrics in result["groups"].items()}
     assert figures == {"augmented": pytest.approx(91.2), "human": pytest.approx(80.8)}
     assert result["score"] == pytest.approx((91.2 + 80.8) / 2)
@@ -210,7 +211,7 @@ def test_docvqa_predictions_get_their_known_anls():
         {"id": str(p["questionId"]), "prediction": p["predicted_answer"], "references": p["ground_truth"]}
         for p in found
     ]
-    assert score.score(benchmarks.get("docvqa"), lines)["score"] == pytest.approx(67.4260, abs=5e-5)
+    assert score.score(benchmarks.get("docvqa"), predicted(lines))["score"] == pytest.approx(67.4260, abs=5e-5)
 
 
 def mme_lines():
@@ -245,7 +246,7 @@ def official_mme_score(pairs):
 @real_data
 def test_mme_answers_of_llava_get_the_scores_of_the_official_script():
     lines = list(mme_lines())
-    result = score.score(benchmarks.get("mme"), lines)["mme"]
+    result = score.score(benchmarks.get("mme"), predicted(lines))["mme"]
     tasks = defaultdict(list)
     for line in lines:
         tasks[line["id"].split("/")[0]].append((line["prediction"], line["references"][0]))
@@ -261,7 +262,7 @@ def test_mme_answers_of_llava_get_the_published_score_without_the_nine_scenes_it
     lines = list(mme_lines())
     kept = [line for line in lines if line["id"].partition("/")[2].partition("#")[0] not in SCENES_NOT_PUBLISHED]
     assert (len(lines), len(kept)) == (2368, 2350)
-    result = score.score(benchmarks.get("mme"), kept)["mme"]
+    result = score.score(benchmarks.get("mme"), predicted(kept))["mme"]
     assert result["perception"] == pytest.approx(1508.6726, abs=5e-5)
     assert result["cognition"] == pytest.approx(355.7143, abs=5e-5)
 
@@ -311,9 +312,9 @@ def test_scorer_sets_agree_on_what_they_share():
 @real_data
 def test_the_diff_on_real_mme_answers_lists_only_real_disagreements():
     lines = list(mme_lines())
-    assert score.disagreements(benchmarks.get("mme"), lines, "official", "vlmevalkit") == []
+    assert score.disagreements(benchmarks.get("mme"), predicted(lines), "official", "vlmevalkit") == []
     found = score.disagreements(
-        benchmarks.get("mme"), [line | {"prediction": " " * 4 + line["prediction"]} for line in lines],
+        benchmarks.get("mme"), predicted([line | {"prediction": " " * 4 + line["prediction"]} for line in lines]),
         "official", "lmms-eval",
     )  # fmt: skip
     assert len(found) == sum(scorers.mme_answer(line["prediction"], line["references"]) for line in lines)

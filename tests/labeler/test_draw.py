@@ -1,7 +1,9 @@
 """Random samples of documents: whole ones of the right length, and words by corpus frequency."""
 
 import json
+import tomllib
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from support import SAMPLES, read_all, rejects, run_files
@@ -11,6 +13,7 @@ from dvsft.labeler.page import Page, Reject, SourceError
 from dvsft.labeler.sources.read import read_source
 from dvsft.labeler.sources.sample import draw_words
 
+CONFIGS = Path(__file__).parents[2] / "pipelines" / "configs"
 CORPUS = ["the cat sat on the mat", "the dog", "a\ncat  and the extraordinary hippopotamus"]
 
 
@@ -73,6 +76,21 @@ def test_whole_documents_of_the_right_length_are_drawn_and_the_others_counted(do
     everything, _ = read(documents)
     assert len(everything) == 60
     assert {page.text for page in pages} <= {page.text for page in everything}
+
+
+XSUM = Path(__file__).parents[3] / "shared" / "data" / "xsum" / "test-300.jsonl"
+
+
+@pytest.mark.skipif(not XSUM.is_file(), reason=f"real data not found at {XSUM}")
+def test_the_contextual_config_draws_documents_about_as_long_as_the_papers():
+    """550.22 characters on average; the limits of 200 and 500 are those of the non-contextual texts."""
+    config = tomllib.loads((CONFIGS / "eval-xsum-contextual.toml").read_text())
+    draw = config["source"][0]["draw"] | {"samples": 50}
+    pages, _ = read(XSUM, **draw)
+    lengths = [len(" ".join(page.text.split())) for page in pages]
+    assert 500 < sum(lengths) / len(lengths) < 600 and max(lengths) > 500
+    words = tomllib.loads((CONFIGS / "eval-xsum-noncontextual.toml").read_text())["source"][0]["draw"]
+    assert (words["min_characters"], words["max_characters"]) == (200, 500)
 
 
 def test_too_few_documents_say_so(documents):

@@ -31,7 +31,7 @@ def used_processor(tmp_path):
             json.loads(path.read_text()) | {"padding": {**PADDED, "pad_to_multiple_of": None}, "truncation": TRUNCATED}
         )
     )
-    return open_processor(str(tmp_path), Model(str(tmp_path)))
+    return open_processor(str(tmp_path), Model(processor=str(tmp_path)))
 
 
 def test_stored_padding_and_truncation_are_not_obeyed(used_processor):

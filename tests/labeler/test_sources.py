@@ -262,3 +262,9 @@ def test_squad_in_the_hugging_face_layout_gives_the_same_ids_as_the_official_jso
     assert {name: (page.text, page.qa) for name, page in from_hub.items()} == {
         name: (page.text, page.qa) for name, page in official.items()
     }
+
+
+def test_a_missing_folder_of_parquet_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", lambda **arguments: pytest.fail("asked the hub"))
+    with pytest.raises(SourceError, match=r"not-there does not exist; put its files there"):
+        hub._load_arguments(Source(kind="docvqa", path=str(tmp_path / "not-there")))

@@ -8,14 +8,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from study import arms, data, report, text
+from study import arms, bounds, data, intervals, provenance, report, tables, text
 from study import run as study_run
 from study.scales import SCALES
 from support import ROOT, SAMPLES
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from dvsft.evaluator.scorers import squad_exact_match
 from dvsft.patchlabels import rows
 from dvsft.trainer.config import load
 from dvsft.trainer.loss import IGNORE
@@ -116,19 +118,84 @@ def test_a_study_that_goes_on_does_only_what_is_missing_the_main_arms_first(tmp_
     assert study_run.missing(tmp_path, list(arms.ARMS), seeds=2) == first[1:]
 
 
-def test_a_study_is_judged_under_all_conditions_and_drawn_from_its_json(study, tmp_path):
-    document = tmp_path / "study.md"
-    document.write_text("before\n<!-- test -->\n<!-- /test -->\nafter\n")
-    report.main(["--name", "test", "--study", str(study), "--document", str(document)])
-    written = document.read_text()
-    assert "| SFT | 1 |" in written and "labels shuffled" in written and written.endswith("after\n")
+def test_a_study_is_judged_under_all_conditions_and_drawn_into_its_own_folder(study):
+    report.main(["--name", "test", "--study", str(study)])
+    written = (study / "report.md").read_text()
+    assert "| SFT | 1 |" in written and "labels shuffled" in written and "Commit " in written
     (result,) = [r for r in report.gather(study)["results"] if r["arm"] == "sft"]
     assert set(result["final"]) == {"seen", "fonts", "sizes"} and set(result["checkpoints"]) == {"0.3333", "0.6667"}
     assert result["steps"] == SCALES["test"].steps
-    drawn = {path.stem for path in (tmp_path / "study").glob("*.svg")}
+    drawn = {path.stem for path in (study / "report").glob("*.svg")}
     assert drawn == {"test-answers", "test-alignment", "test-resolution"}  # one beta, one lambda: no sweeps
-    report.main(["--name", "test", "--document", str(document)])
+
+
+def test_only_publishing_writes_into_the_document(study, tmp_path):
+    document = tmp_path / "study.md"
+    document.write_text("before\n<!-- test -->\n<!-- /test -->\nafter\n")
+    options = ["--name", "test", "--document", str(document)]
+    report.main([*options, "--study", str(study)])
+    assert len(document.read_text().splitlines()) == 4 and list(tmp_path.iterdir()) == [document]
+    report.main([*options, "--study", str(study), "--publish"])
+    written = document.read_text()
+    assert "| SFT | 1 |" in written and written.startswith("before\n") and written.endswith("after\n")
+    report.main([*options, "--publish"])
     assert document.read_text() == written
+
+
+def test_a_result_holds_what_a_second_look_needs(study):
+    """The resolved settings with their defaults, versions, commit, and every single answer."""
+    (result,) = [r for r in report.gather(study)["results"] if r["arm"] == "sft"]
+    assert (
+        result["config"]["optimizer"]["weight_decay"] == 0
+        and "weight_decay"
+        not in (arms.training_config(arms.ARMS["sft"], SCALES["test"], study, study, study, seed=0)["optimizer"])
+    )
+    assert set(result["versions"]) == set(provenance.PACKAGES) and len(result["commit"]) >= 40
+    seen, asked = result["final"]["seen"], SCALES["test"].tested * SCALES["test"].asked
+    truths = [answer for _, _, answer in data.questions("validation", 2, 2, 4)]
+    matched = [str(int(squad_exact_match(a, [t]))) for a, t in zip(seen["answers"], truths, strict=True)]
+    assert len(seen["right"]) == asked and seen["right"] == "".join(matched)
+    full = seen["scores"]["transcription-contextual"]["x1"]
+    assert sum(seen["edits"]["contextual"]) / len(seen["edits"]["contextual"]) == pytest.approx(full)
+
+
+def copy_of(study, tmp_path, **changes):
+    """The study's descriptions and results; the first result changed."""
+    copy = tmp_path / "copy"
+    (copy / "results").mkdir(parents=True)
+    for name in ("study.json", "ceiling.json"):
+        (copy / name).write_text((study / name).read_text())
+    for file in (study / "results").iterdir():
+        (copy / "results" / file.name).write_text(file.read_text())
+    sft = copy / "results/sft-0.json"
+    sft.write_text(json.dumps({k: v for k, v in (json.loads(sft.read_text()) | changes).items() if v is not None}))
+    return copy
+
+
+def test_results_of_another_commit_or_without_settings_are_refused(study, tmp_path):
+    with pytest.raises(provenance.StudyError, match=r"sft-0.json has commit 'abc', expected .*rm .*sft-0.json"):
+        report.gather(copy_of(study, tmp_path / "a", commit="abc"))
+    with pytest.raises(provenance.StudyError, match=r"sft-0.json lacks config"):
+        report.gather(copy_of(study, tmp_path / "b", config=None))
+
+
+def test_seeds_of_an_arm_with_other_settings_are_refused(study, tmp_path):
+    copy = copy_of(study, tmp_path)
+    second = json.loads((copy / "results/sft-0.json").read_text()) | {"seed": 1}
+    second["config"] |= {"seed": 1, "output": "elsewhere"}
+    (copy / "results/sft-1.json").write_text(json.dumps(second))
+    assert len(report.gather(copy)["results"]) == 3
+    second["config"]["optimizer"]["learning_rate"] = 0.5
+    (copy / "results/sft-1.json").write_text(json.dumps(second))
+    with pytest.raises(provenance.StudyError, match=r"sft-1.json has optimizer.learning_rate 0.5, expected 0.002"):
+        report.gather(copy)
+
+
+def test_a_study_begun_otherwise_is_not_gone_on_with(tmp_path):
+    study_run.describe(tmp_path, SCALES["test"])
+    study_run.describe(tmp_path, SCALES["test"])
+    with pytest.raises(provenance.StudyError, match=r"has scale.hidden 32, expected 64; .*--out"):
+        study_run.describe(tmp_path, SCALES["cpu"])
 
 
 def test_an_arm_is_paired_with_sft_question_by_question():
@@ -137,9 +204,73 @@ def test_an_arm_is_paired_with_sft_question_by_question():
 
     sft = [result("sft", 0, "1000"), result("sft", 1, "0000")]
     arm = [result("dv-sft", 0, "1100"), result("dv-sft", 1, "1000"), result("dv-sft", 2, "1111")]
-    found = report.against_sft(arm, sft, 2, "seen")
-    assert found.mean == pytest.approx(25.0)  # of seeds 0 and 1: one of four questions more, each
-    assert report.against_sft(arm[2:], sft, 2, "seen") is None
+    assert tables.difference(arm, sft, 2).mean == pytest.approx(25.0)  # of seeds 0 and 1: one question of four more
+    assert tables.difference(arm[2:], sft, 2) is None
+
+
+@pytest.mark.parametrize(("seeds", "pages"), [(8, 20), (2, 40), (8, 1)])
+def test_two_way_intervals_hold_the_truth_as_often_as_they_say(seeds, pages):
+    """Gains that differ by seed and by page. An interval over pages alone holds the mean too seldom."""
+    draw, held, page = np.random.default_rng(0), Counter(), np.arange(120) // 4
+    for _ in range(1000):
+        gains = draw.normal(0, seeds, (3, 1)) + draw.normal(0, pages, (1, 30))[:, page] + draw.normal(0, 40, (3, 120))
+        low, high = intervals.two_way(3 + gains, page).interval
+        held["both"] += low <= 3 <= high
+        held["pages"] += abs(gains.mean()) <= 2.045 * np.bincount(page, gains.mean(0)).std(ddof=1) / 4 / 30**0.5
+    assert held["both"] >= 940 and (held["pages"] < 860 or seeds < 8)
+
+
+def test_two_way_variance_is_that_of_seeds_and_pages():
+    """An effect per seed, one per page and no noise: the textbook's variances of both means, added."""
+    seeds, pages = np.array([-3.0, 1.0, 2.0]), np.array([-10.0, 4.0, 6.0, 0.0])
+    found = intervals.two_way(5 + np.add.outer(seeds, pages), np.arange(4))
+    by_seed, by_page = seeds.var(ddof=1) / 3, pages.var(ddof=1) / 4
+    freedom = int((by_seed + by_page) ** 2 / (by_seed**2 / 2 + by_page**2 / 3))
+    half = {3: 3.182, 4: 2.776}[freedom] * (by_seed + by_page) ** 0.5
+    assert found.mean == pytest.approx(5) and found.interval == pytest.approx((5 - half, 5 + half), rel=1e-3)
+    assert intervals.two_way(np.ones((1, 4)), np.arange(4)).interval is None
+
+
+def test_answers_by_kind_are_those_of_its_questions():
+    """A result that is right about first words alone has 100% there and 0% elsewhere."""
+    scale = {"tested": 30, "asked": 4, "sentences": 2}
+    asked = [question for _, question, _ in data.questions("validation", 30, 2, 4)]
+    right = "".join(str(int("first" in question)) for question in asked)
+    result = {"arm": "sft", "title": "SFT", "final": {"seen": {"right": right}}}
+    table = tables.kind_table({"scale": scale, "results": [result], "ceiling": {"right": right * 10}})
+    assert "| SFT | 100.0 | 0.0 | 0.0 | 0.0 |" in table and "| page as text (ceiling) | 100.0 | 0.0 |" in table
+    assert f"first word ({sum('first' in question for question in asked)})" in table
+
+
+def test_no_guess_without_the_page_beats_the_floor():
+    """The best guess knows the kind of question and the asked word's class, and so the answer's twelve words."""
+    answers = {}
+    for number in range(4000):
+        words = data.contextual(random.Random(f"floor:{number}"), 2)
+        for question, answer in data.look_ups(words):
+            answers.setdefault(question, Counter())[answer] += 1
+    best = {question: max(found.values()) / found.total() for question, found in answers.items()}
+    assert np.mean([best["Which word is first?"], best["Which word is last?"]]) == pytest.approx(1 / 12, abs=0.01)
+    assert all(len(found) == 12 for question, found in answers.items() if '"' not in question)
+    places = [found for question, found in answers.items() if "after" in question and len(found) > 12]
+    assert not places  # not even after the end of a sentence
+
+
+def test_the_ceiling_is_the_language_models_share_of_right_answers(tmp_path, monkeypatch):
+    """A model that always says the page's first word is right about first words alone, and transcribes a word."""
+    monkeypatch.setattr(bounds, "asker", lambda folder: lambda prompts, tokens: [p.split("\n")[1] for p in prompts])
+    found = bounds.ceiling(tmp_path, SCALES["test"])
+    asked = list(data.questions("validation", 20, 2, 4))
+    assert found["right"] == "".join(str(int(answer == words[0])) for words, _, answer in asked)
+    assert all(50 < value < 100 for value in found["edits"]["contextual"]) and len(found["edits"]["contextual"]) == 1
+
+
+def test_the_ceiling_asks_as_the_language_model_was_taught():
+    taught = "".join(piece for piece, _ in text.conversation(random.Random(3), SCALES["test"]))
+    words = taught.split("\n")[1:9]
+    first_turn = taught.partition("<|im_end|>")[0].split("\n", 9)[9]
+    asked = bounds.prompt(words, first_turn)
+    assert taught.startswith(asked)
 
 
 @pytest.mark.parametrize("stored", sorted((ROOT / "docs/study").glob("*.json")), ids=lambda path: path.stem)
@@ -148,7 +279,7 @@ def test_the_page_says_what_the_stored_figures_give(stored, tmp_path):
     document.write_text((ROOT / "docs/study.md").read_text())
     document.with_suffix("").mkdir()
     (tmp_path / "study" / stored.name).write_text(stored.read_text())
-    report.write(stored.stem, document)
+    report.publish(stored.stem, document)
     assert document.read_text() == (ROOT / "docs/study.md").read_text()
     for plot in (tmp_path / "study").glob("*.svg"):
         assert plot.name in document.read_text() and (ROOT / "docs/study" / plot.name).is_file()

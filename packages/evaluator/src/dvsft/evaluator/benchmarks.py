@@ -14,7 +14,8 @@ from pathlib import Path
 
 from dvsft.evaluator import hub, layouts
 from dvsft.evaluator.hub import HubSource
-from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError
+from dvsft.evaluator.records import Sample
 
 TEST_INSTRUCTION = "Answer the question using a single word or phrase."
 TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # (ours)
@@ -73,7 +74,9 @@ def group_of(sample_id: str) -> str:
 
 
 def visible_ocrvqa(samples: list[Sample]) -> list[Sample]:
-    """The fixed random 3,000 whose answer can be read on the cover: no genres, no yes or no (ours)."""
+    """The fixed random 3,000 whose answer can be on the cover: no genres, no yes or no (ours). Where the data has
+    OCR tokens, the reader has left out answers that are not.
+    """
     visible = [s for s in samples if s.references[0] not in ("Yes", "No") and not _asks_genre(s.question)]
     visible.sort(key=lambda sample: sample.id)
     return random.Random(OCRVQA_SEED).sample(visible, min(OCRVQA_SAMPLES, len(visible)))
@@ -111,7 +114,7 @@ ENTRIES = [
         layout=DOCVQA_FILES.format(split="val"),
         metrics=("anls",),
         folders=("docvqa",),
-        hub=HubSource("lmms-lab/DocVQA", "validation", hub.rrc, "DocVQA"),
+        hub=HubSource("lmms-lab-encoder/DocVQA", "validation", hub.rrc, "DocVQA", old="lmms-lab/DocVQA"),
     ),
     Benchmark(
         name="docvqa-test",
@@ -121,7 +124,7 @@ ENTRIES = [
         layout=DOCVQA_FILES.format(split="test"),
         metrics=(),
         folders=("docvqa",),
-        hub=HubSource("lmms-lab/DocVQA", "test", hub.rrc, "DocVQA"),
+        hub=HubSource("lmms-lab-encoder/DocVQA", "test", hub.rrc, "DocVQA", old="lmms-lab/DocVQA"),
     ),
     Benchmark(
         name="infographicvqa",
@@ -131,7 +134,7 @@ ENTRIES = [
         layout=INFOVQA_FILES.format(split="val"),
         metrics=("anls",),
         folders=("infographicvqa",),
-        hub=HubSource("lmms-lab/DocVQA", "validation", hub.rrc, "InfographicVQA"),
+        hub=HubSource("lmms-lab-encoder/DocVQA", "validation", hub.rrc, "InfographicVQA", old="lmms-lab/DocVQA"),
     ),
     Benchmark(
         name="infographicvqa-test",
@@ -141,7 +144,7 @@ ENTRIES = [
         layout=INFOVQA_FILES.format(split="test"),
         metrics=(),
         folders=("infographicvqa",),
-        hub=HubSource("lmms-lab/DocVQA", "test", hub.rrc, "InfographicVQA"),
+        hub=HubSource("lmms-lab-encoder/DocVQA", "test", hub.rrc, "InfographicVQA", old="lmms-lab/DocVQA"),
     ),
     Benchmark(
         name="squad",
@@ -160,7 +163,7 @@ ENTRIES = [
         layout="test_human.json, test_augmented.json and png/ of https://github.com/vis-nlp/ChartQA",
         metrics=("relaxed_accuracy",),
         folders=("chartqa",),
-        hub=HubSource("lmms-lab/ChartQA", "test", hub.chartqa),
+        hub=HubSource("lmms-lab-encoder/ChartQA", "test", hub.chartqa, old="lmms-lab/ChartQA"),
         grouped=True,
         headline=("human", "augmented"),
     ),
@@ -195,7 +198,7 @@ ENTRIES = [
         layout="TextVQA_0.5.1_val.json and train_images/ID.jpg of https://textvqa.org/dataset",
         metrics=("vqa_accuracy",),
         folders=("textvqa",),
-        hub=HubSource("lmms-lab/textvqa", "validation", hub.textvqa),
+        hub=HubSource("lmms-lab-encoder/textvqa", "validation", hub.textvqa, old="lmms-lab/textvqa"),
     ),
     Benchmark(
         name="mme",
@@ -206,7 +209,7 @@ ENTRIES = [
         "of MME_Benchmark_release_version",
         metrics=("mme_answer",),
         folders=("mme", "MME_Benchmark_release_version"),
-        hub=HubSource("lmms-lab/MME", "test", hub.mme),
+        hub=HubSource("lmms-lab-encoder/MME", "test", hub.mme, old="lmms-lab/MME"),
         prompt=yes_no_prompt,
         grouped=True,
     ),

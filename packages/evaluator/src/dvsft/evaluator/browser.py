@@ -12,8 +12,9 @@ from PIL import Image
 
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.compare import Run
-from dvsft.evaluator.layouts import DataError, Sample
+from dvsft.evaluator.layouts import DataError
 from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels.image import ImageError, decode
 
 LONGEST_SIDE = 1000
@@ -66,8 +67,8 @@ def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
     item = next(item for item in found if item)
     answers = [
         {
-            "text": i.line["prediction"],
-            "error": i.line.get("error", ""),
+            "text": i.prediction.text,
+            "error": i.prediction.error,
             "score": round(i.values[metric.name], 4),
             "right": metric.right(i.values[metric.name]),
         }
@@ -78,8 +79,8 @@ def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
     return {
         "benchmark": name,
         "id": key,
-        "question": item.line.get("question") or "",
-        "references": list(dict.fromkeys(item.line["references"])),
+        "question": item.prediction.question,
+        "references": list(dict.fromkeys(item.prediction.references)),
         "image": item.image,
         "answers": answers,
     }

@@ -12,7 +12,8 @@ import numpy as np
 
 from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
 from dvsft.evaluator.metrics import METRICS
-from dvsft.evaluator.score import Item
+from dvsft.evaluator.records import Score
+from dvsft.evaluator.score import Judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,19 +32,19 @@ class Run:
         return self.settings.get("tags", {}).get("name") or self.path.name
 
     @cached_property
-    def scores(self) -> dict[str, dict[str, Any]]:
-        return score.score_run(self.path, self.scorer_set)
+    def judged(self) -> dict[str, Judged]:
+        """Every benchmark's predictions, read and scored once."""
+        return score.judge_run(self.path, self.scorer_set)
 
     @cached_property
-    def items(self) -> dict[str, dict[str, Item]]:
-        """Scored predictions by benchmark and id."""
-        return {name: self._items(name) for name in self.scores if benchmarks.get(name).metrics}
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Figures by benchmark."""
+        return {name: judged.figures for name, judged in self.judged.items()}
 
-    def _items(self, name: str) -> dict[str, Item]:
-        lines, _ = predictions.read(predictions.files_of(self.path, name))
-        benchmark = benchmarks.get(name)
-        found = [score.score_line(benchmark, line, self.scorer_set) for line in lines if line["references"]]
-        return {item.line["id"]: item for item in found}
+    @cached_property
+    def items(self) -> dict[str, dict[str, Score]]:
+        """Scored predictions by benchmark and id."""
+        return {name: judged.scores for name, judged in self.judged.items() if judged.benchmark.metrics}
 
 
 def open_run(path: Path, scorer_set: str = "official") -> Run:
@@ -69,8 +70,14 @@ def average(scores: Mapping[str, float | None], group: Sequence[str]) -> float |
 
 
 def paper_rows() -> dict[str, list[dict[str, Any]]]:
-    names = paper.IN_DOMAIN + paper.OUT_OF_DOMAIN
-    return {model: table_row(dict(zip(names, figures, strict=True))) for model, figures in paper.TABLE.items()}
+    return {model: _paper_row(figures) for model, figures in paper.TABLE.items()}
+
+
+def _paper_row(figures: Sequence[float]) -> list[dict[str, Any]]:
+    names, split = paper.IN_DOMAIN + paper.OUT_OF_DOMAIN, len(paper.IN_DOMAIN)
+    row = table_row(dict(zip(names, figures, strict=True)))
+    averages = iter([paper.average(figures[:split]), paper.average(figures[split:])])
+    return [cell | {"score": next(averages)} if cell["benchmark"] == "average" else cell for cell in row]
 
 
 def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[dict[str, Any]]:

@@ -5,37 +5,22 @@ downloaded.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 
 
 class DataError(DvsftError):
     """Benchmark data that is missing or laid out differently; the message says which file goes where."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One question on one image.
-
-    id: unique in its benchmark; of a grouped benchmark it starts with "group/". references: empty where the
-    publisher keeps them (test sets). read_image: the encoded bytes, read when called; OSError if they are not
-    there. scale: factor on width and height before the model's own resize.
-    """
-
-    id: str
-    question: str
-    references: tuple[str, ...]
-    read_image: Callable[[], bytes]
-    scale: float = 1.0
 
 
 def first_of(root: Path, *names: str) -> Path:
@@ -114,22 +99,36 @@ def ocrbench(root: Path) -> Iterator[Sample]:
 
 
 def ocrvqa(root: Path) -> Iterator[Sample]:
-    """OCR-VQA: dataset.json (books of split 3 = test) and images/, or a list of question, gt_answers,
-    image_path.
+    """OCR-VQA: dataset.json (books of split 3 = test) and images/, or a list of question, gt_answers, image_path.
+    Of records with `ocr_tokens` the questions whose answer is on the cover.
     """
     images = first_of(root, "images")
     content = read_json(first_of(root, "dataset.json", "questions-5000.json"))
     if isinstance(content, list):
         for i, record in enumerate(content):
             reader = image_reader(images, Path(record["image_path"]).name)
-            yield Sample(str(i), record["question"], (record["gt_answers"],), reader)
+            if on_cover(record["gt_answers"], record.get("ocr_tokens")):
+                yield Sample(str(i), record["question"], (record["gt_answers"],), reader)
         return
     for book, record in sorted(content.items()):
         if record["split"] != 3:
             continue
         reader = image_reader(images, book + Path(record["imageURL"]).suffix)
         for i, (question, answer) in enumerate(zip(record["questions"], record["answers"], strict=True)):
-            yield Sample(f"{book}#{i}", question, (answer,), reader)
+            if on_cover(answer, record.get("ocr_tokens")):
+                yield Sample(f"{book}#{i}", question, (answer,), reader)
+
+
+def on_cover(answer: str, ocr_tokens: Sequence[str] | None) -> bool:
+    """Whether OCR found every word of the answer, without case and punctuation; True where there was no OCR."""
+    if ocr_tokens is None:
+        return True
+    found = set(_words(" ".join(ocr_tokens)))
+    return all(word in found for word in _words(answer))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def textvqa(root: Path) -> Iterator[Sample]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from dvsft.evaluator.predictions import Line
-from dvsft.evaluator.score import Item
+from dvsft.evaluator.records import Prediction, Score
 
 P_FLOOR = 0.001
 
@@ -32,8 +30,8 @@ class Pairing:
         return f"{100 * self.dropped_share:.3g}% not compared: {counts}" if counts else ""
 
 
-def pair(first: Mapping[str, Item], second: Mapping[str, Item]) -> Pairing:
-    """The samples to compare of one benchmark's items by id: the same id, question and references in both."""
+def pair(first: Mapping[str, Score], second: Mapping[str, Score]) -> Pairing:
+    """The samples to compare of one benchmark's scores by id: the same id, question and references in both."""
     ids: list[str] = []
     dropped: Counter[str] = Counter()
     for key in dict.fromkeys([*first, *second]):
@@ -45,18 +43,18 @@ def pair(first: Mapping[str, Item], second: Mapping[str, Item]) -> Pairing:
     return Pairing(ids, dropped)
 
 
-def _difference(first: Item | None, second: Item | None) -> str:
+def _difference(first: Score | None, second: Score | None) -> str:
     if first is None or second is None:
         return "only_in_second" if first is None else "only_in_first"
-    if _question(first.line) != _question(second.line):
+    if _question(first.prediction) != _question(second.prediction):
         return "other_question"
-    same = sorted(first.line["references"]) == sorted(second.line["references"])
+    same = sorted(first.prediction.references) == sorted(second.prediction.references)
     return "" if same else "other_references"
 
 
-def _question(line: Line) -> Any:
+def _question(prediction: Prediction) -> str:
     """White space around and inside a question is layout, not content."""
-    return " ".join((line.get("question") or "").split())
+    return " ".join(prediction.question.split())
 
 
 def p_value(p: float) -> str:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
 from dvsft.evaluator import benchmarks, predictions, submission
-from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark, Sample
+from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
-from dvsft.evaluator.predictions import Line, RunError
+from dvsft.evaluator.predictions import RunError
+from dvsft.evaluator.records import Prediction, Sample
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
 
@@ -93,11 +93,11 @@ def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
     """A sentence for each benchmark of which more than the share `allowed` (0 to 1) of the answers are errors."""
     sentences = []
     for name in names:
-        lines = predictions.read(predictions.files_of(run, name))[0]
-        reasons = Counter(line["error"].split(":")[0] for line in lines if line["prediction"] is None)
-        if reasons.total() > allowed * len(lines):
+        found = predictions.read(predictions.files_of(run, name))[0]
+        reasons = Counter(prediction.reason for prediction in found if prediction.text is None)
+        if reasons.total() > allowed * len(found):
             counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-            sentences.append(f"{name}: {reasons.total()} of {len(lines)} samples failed ({counts})")
+            sentences.append(f"{name}: {reasons.total()} of {len(found)} samples failed ({counts})")
     return sentences
 
 
@@ -148,14 +148,14 @@ def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: in
     answerer = make_answerer()
     for name in plan.names:
         benchmark = benchmarks.get(name)
-        done = {line["id"] for line in predictions.read(predictions.files_of(plan.run, name))[0]}
+        done = {found.id for found in predictions.read(predictions.files_of(plan.run, name))[0]}
         todo = [sample for sample in plan.samples[name][rank::world] if sample.id not in done]
         path = predictions.path_of(plan.run, name, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             progress = Progress(name, len(todo), world, quiet=rank > 0)
             for batch in batches(todo, plan.batch_size):
-                write(file, answer(benchmark, batch, answerer))
+                predictions.append(file, answer(benchmark, batch, answerer))
                 progress.step(len(batch))
                 if parent is not None and os.getppid() != parent:
                     return
@@ -166,45 +166,41 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
         yield samples[start : start + size]
 
 
-def write(file: IO[str], lines: Sequence[Line]) -> None:
-    """Append whole lines at once, so that a kill tears at most the last one."""
-    file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    file.flush()
-
-
-def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) -> list[Line]:
-    """A line for each sample; one whose image cannot be used gets its error and is not asked."""
+def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) -> list[Prediction]:
+    """A prediction for each sample; one whose image cannot be used gets its error and is not asked."""
     start = time.perf_counter()
-    lines, images = zip(*[prepare(benchmark, sample) for sample in samples], strict=True)
-    asked = [(line, image) for line, image in zip(lines, images, strict=True) if image is not None]
+    prepared = [prepare(benchmark, sample) for sample in samples]
+    asked = [(blank.prompt, image) for blank, image in prepared if image]
+    answers: Iterator[Answer] = iter(())
     if asked:
-        prompts, pictures = [line["prompt"] for line, _ in asked], [image for _, image in asked]
-        answers = answerer(prompts, pictures, benchmark.max_new_tokens)
-        for (line, _), found in zip(asked, answers, strict=True):
-            line |= {"prediction": found.text} | ({"error": found.error} if found.error else {})
+        prompts, images = zip(*asked, strict=True)
+        answers = iter(answerer(prompts, images, benchmark.max_new_tokens))
+    said = [next(answers) if image else Answer(None, blank.error) for blank, image in prepared]
     seconds = round((time.perf_counter() - start) / len(samples), 4)
-    return [line | {"seconds": seconds} for line in lines]
+    return [
+        replace(blank, text=found.text, error=found.error, seconds=seconds)
+        for (blank, _), found in zip(prepared, said, strict=True)
+    ]
 
 
-def prepare(benchmark: Benchmark, sample: Sample) -> tuple[Line, Image.Image | None]:
-    """The line of a sample, still without its prediction, and its RGB image at the sample's scale."""
-    line = {
-        "benchmark": benchmark.name,
-        "id": sample.id,
-        "image_sha256": None,
-        "question": sample.question,
-        "prompt": benchmark.prompt(sample.question),
-        "prediction": None,
-        "references": list(sample.references),
-    }
+def prepare(benchmark: Benchmark, sample: Sample) -> tuple[Prediction, Image.Image | None]:
+    """A sample's prediction, still without text, and its RGB image at the sample's scale."""
+    blank = Prediction(
+        id=sample.id,
+        references=sample.references,
+        text=None,
+        question=sample.question,
+        prompt=benchmark.prompt(sample.question),
+        benchmark=benchmark.name,
+    )
     try:
         content = sample.read_image()
-        line["image_sha256"] = hashlib.sha256(content).hexdigest()
-        return line, rescale(decode(content), sample.scale)
+        blank = replace(blank, image=hashlib.sha256(content).hexdigest())
+        return blank, rescale(decode(content), sample.scale)
     except OSError as error:
-        return line | {"error": f"missing_image: {error}"}, None
+        return replace(blank, error=f"missing_image: {error}"), None
     except ImageError as error:
-        return line | {"error": f"{error.reason}: {error}"}, None
+        return replace(blank, error=f"{error.reason}: {error}"), None
 
 
 def rescale(image: Image.Image, scale: float) -> Image.Image:

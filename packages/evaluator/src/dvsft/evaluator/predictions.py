@@ -1,22 +1,20 @@
 """The files between the verbs: a run folder with run.json and one JSONL line for each prediction.
 
-RUN/run.json                        what made the predictions (see `generate.settings`), and how many each
+RUN/run.json                        what made the predictions (see `predict.run_settings`), and how many samples each
                                     benchmark has
-RUN/predictions/BENCHMARK.R.jsonl   the lines of process R: benchmark, id, image_sha256, prompt, question,
-                                    prediction, references, seconds; where there is no prediction, error
+RUN/predictions/BENCHMARK.R.jsonl   the lines of process R (see `records.Prediction`)
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from dvsft.evaluator.records import BadLine, Prediction
 from dvsft.patchlabels.errors import DvsftError
-
-Line = dict[str, Any]
 
 
 class RunError(DvsftError):
@@ -70,26 +68,32 @@ def drop_torn_line(path: Path) -> None:
 def drop_failed(path: Path) -> None:
     """Take the lines without a prediction out of a file, so that they are asked again."""
     texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [text for text in texts if (line := parse(text)[0]) and line["prediction"] is not None]
+    kept = [text for text in texts if (found := parse(text)[0]) and found.text is not None]
     if len(kept) < len(texts):
         part = path.with_name(path.name + ".part")
         part.write_text("".join(kept), encoding="utf-8")
         part.replace(path)
 
 
-def read(paths: Iterable[Path]) -> tuple[list[Line], Counter[str]]:
-    """(usable lines, how many others there were by reason). The first line of an id counts."""
-    lines: dict[str, Line] = {}
+def append(file: IO[str], predictions: Sequence[Prediction]) -> None:
+    """Write whole lines at once, so that a kill tears at most the last one."""
+    file.write("".join(json.dumps(found.to_line(), ensure_ascii=False) + "\n" for found in predictions))
+    file.flush()
+
+
+def read(paths: Iterable[Path]) -> tuple[list[Prediction], Counter[str]]:
+    """(the predictions, how many lines hold none by reason). The first line of an id counts."""
+    kept: dict[str, Prediction] = {}
     skipped: Counter[str] = Counter()
     for text in _text_lines(paths):
-        line, reason = parse(text)
-        if line is None:
+        found, reason = parse(text)
+        if found is None:
             skipped[reason] += 1
-        elif line["id"] in lines:
+        elif found.id in kept:
             skipped["duplicate_id"] += 1
         else:
-            lines[line["id"]] = line
-    return list(lines.values()), skipped
+            kept[found.id] = found
+    return list(kept.values()), skipped
 
 
 def _text_lines(paths: Iterable[Path]) -> Iterator[str]:
@@ -101,31 +105,11 @@ def _text_lines(paths: Iterable[Path]) -> Iterator[str]:
             raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def parse(text: str) -> tuple[Line | None, str]:
-    """(line, "") or (None, reason). Numbers are taken as text, one reference may stand without its list."""
+def parse(text: str) -> tuple[Prediction | None, str]:
+    """(prediction, "") or (None, reason)."""
     try:
-        line = json.loads(text)
+        return Prediction.from_line(json.loads(text)), ""
     except json.JSONDecodeError:
         return None, "not_json"
-    if not isinstance(line, dict) or line.get("id") is None:
-        return None, "no_id"
-    prediction, references = _text(line.get("prediction")), line.get("references")
-    if prediction is None and not line.get("error"):
-        return None, "no_prediction"
-    if references is None:
-        return None, "no_references"
-    references = [_text(r) for r in (references if isinstance(references, list) else [references])]
-    if None in references:
-        return None, "bad_references"
-    return line | {"id": str(line["id"]), "prediction": prediction, "references": references}, ""
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    return str(value)
-
-
-def image_of(line: Mapping[str, Any]) -> str:
-    """What tells the images of lines apart: image_sha256 or image, else the id up to its last "#"."""
-    return line.get("image_sha256") or line.get("image") or line["id"].rpartition("#")[0] or line["id"]
+    except BadLine as error:
+        return None, str(error)

@@ -21,8 +21,8 @@ def write(run: Path, benchmark: str, official_ids: Sequence[str]) -> Path:
 
     Raises RunError, and writes nothing, unless the answers are to exactly the official ids.
     """
-    lines, _ = predictions.read(predictions.files_of(run, benchmark))
-    answers = [{"questionId": int(line["id"]), "answer": line["prediction"] or ""} for line in lines]
+    found, _ = predictions.read(predictions.files_of(run, benchmark))
+    answers = [{"questionId": int(prediction.id), "answer": prediction.text or ""} for prediction in found]
     path = run / f"submission-{benchmark}.json"
     check(answers, [int(number) for number in official_ids], str(path))
     predictions.write_json(path, sorted(answers, key=lambda answer: answer["questionId"]))

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText
 
 from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
-from dvsft.trainer.families import DEFAULT_MODEL_TYPE, family_of, model_types
+from dvsft.trainer.families import DEFAULT_MODEL_TYPE, ModelError, family_of, model_types
 
 
 def write_tiny(
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model-type", choices=model_types(), default=DEFAULT_MODEL_TYPE)
     options = parser.parse_args(arguments)
+    if not options.processor.is_dir():
+        raise ModelError(f"found no folder {options.processor}, expected one with the files of a processor")
     print(write_tiny(options.processor, options.output, options.seed, model_type=options.model_type))
 
 

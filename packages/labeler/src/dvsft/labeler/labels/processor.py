@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, Model
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.settings import is_path
 
 FILES = ("preprocessor_config.json", "tokenizer.json")
 CONTROL = re.compile(r"<[^<>]+>")  # how control tokens are written; Qwen marks some of them, as <think>, as ordinary
@@ -75,8 +76,8 @@ def find_folder(key: str, name: str, patterns: Sequence[str]) -> Path:
     """The folder that a setting names, or the files of a hub id that fit the patterns. Raises ConfigError."""
     if Path(name).is_dir():
         return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ConfigError(f"{key} = {name!r} is no folder here and no hub id (owner/name)")
+    if is_path(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ConfigError(f"{key} = {name!r} does not exist; expected a folder or a hub id (owner/name)")
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises its own, its transport's and OS errors

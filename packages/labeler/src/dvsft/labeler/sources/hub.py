@@ -12,6 +12,7 @@ from typing import Any
 
 from dvsft.labeler.config import Source
 from dvsft.labeler.page import SourceError, Unusable
+from dvsft.patchlabels.settings import is_path
 
 SPLITS = {"train", "val", "validation", "dev", "test"}
 
@@ -116,6 +117,8 @@ def _open(source: Source) -> Any:
 
 def _load_arguments(source: Source) -> dict[str, Any]:
     path = Path(source.path)
+    if not path.exists() and is_path(source.path):
+        raise SourceError(f"{source.kind}: {source.path} does not exist; put its files there, see docs/labels.md")
     if not path.exists():
         return {"path": source.path, "name": source.subset or None, "split": source.split}
     found = [str(file) for file in sorted(path.rglob("*.parquet"))] if path.is_dir() else [str(path)]

@@ -13,11 +13,15 @@ from typing import Any
 
 from dvsft.labeler import files
 from dvsft.labeler.config import Source, is_hub_layout
+from dvsft.labeler.files import is_of_a_run
 from dvsft.labeler.page import Page, Reject, SourceError
 from dvsft.labeler.sources import hub
 from dvsft.labeler.sources.sample import drawn
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+
+DOCUMENT_SUFFIXES = (".pdf", ".ps", ".djvu", ".svg", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".jfif", ".xps")
+"""Files that hold pages, and that nothing here reads yet."""
 
 Record = dict[str, Any]
 
@@ -54,7 +58,8 @@ def _pages(source: Source, records: Iterable[Record]) -> Iterator[Page | Reject]
         if problem:
             reason, message = problem
             known = "question" in record and identity in rejected
-            yield Reject(identity, "source", reason, message, "question" if known else "page")
+            what = "question" if known else record.get("what", "page")
+            yield Reject(identity, "source", reason, message, what)
             rejected.add(identity)
             continue
         page = pages.setdefault(identity, {**record, "qa": [], "seen": set()})
@@ -198,9 +203,21 @@ def _image_records(source: Source) -> Iterator[Record]:
     """Every picture below a folder; the name keeps its suffix, so that a.png and a.jpg are two pages."""
     if _is_image(source.path):
         raise SourceError(f"images: {source.path} is one picture, expected a folder of them")
-    for path, size in sorted(files.sizes(source.path).items()):
-        if _is_image(path):
+    for path, size in sorted(files.listed(source.path)):
+        if size is not None and _is_image(path):
             yield {"name": path, "path": path, "size": size}
+        elif not is_of_a_run(path):
+            yield {"name": path, **_no_picture(path, size)}
+
+
+def _no_picture(path: str, size: int | None) -> Record:
+    """Why a file makes no page. What may have been one counts as a page that is lost, other files as files."""
+    if size is None:
+        return {"error": ("unreadable", f"{path} is a link that leads nowhere, or no file that can be read")}
+    message = f"found {path}, expected one of {' '.join(IMAGE_SUFFIXES)}; convert its pages to pictures"
+    if PurePosixPath(path).suffix.lower() in DOCUMENT_SUFFIXES:
+        return {"error": ("no_picture", message)}
+    return {"error": ("no_picture", message), "what": "file"}
 
 
 def _is_image(path: str) -> bool:

@@ -89,10 +89,10 @@ class ImageStates(NamedTuple):
 
 
 def layer_weights(layers: int) -> list[float]:
-    """w_1 .. w_k of a language model with so many layers. Raises ValueError where half of them is none."""
+    """w_1 .. w_k of a language model with so many layers. Raises ModelError where half of them is none."""
     half = layers // 2
     if not half:
-        raise ValueError(f"found a language model of {layers} layer, BASIC needs the first half of at least 2")
+        raise ModelError(f"found a language model of {layers} layer, BASIC needs the first half of at least 2")
     total = sum(i**2 for i in range(1, half + 1))
     return [i**2 / total for i in range(1, half + 1)]
 
