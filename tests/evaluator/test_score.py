@@ -209,6 +209,7 @@ def test_averages_of_the_table_stay_empty_until_all_their_benchmarks_are_there()
     whole = dict.fromkeys(("docvqa", "infographicvqa", "squad"), 60.0)
     cells = {(i, cell["benchmark"]): cell["score"] for i, cell in enumerate(compare.table_row(whole))}
     assert cells[3, "average"] == 60.0 and cells[8, "average"] is None
+    assert compare.table_row(whole | {"squad": None})[3]["score"] is None
 
 
 def test_papers_averages_are_those_it_prints():

@@ -1,7 +1,6 @@
 """The study and the demo: their pages, their arms, their figures, and both from end to end at the smallest size."""
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 from study import arms, bounds, data, intervals, provenance, report, tables, text
 from study import run as study_run
 from study.scales import SCALES
-from support import ROOT, SAMPLES
+from support import ROOT, SAMPLES, alone
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
 
 
 def run(module: str, *arguments: str | Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": "pipelines", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**alone(), "PYTHONPATH": "pipelines", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import alone
 from trainer_fixtures import draw_page, make_config, text_page, write_shard, write_toml
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -28,12 +29,6 @@ BASIC = {
     "model__freeze": ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
     "optimizer__max_steps": 4,
 }
-
-
-def alone():
-    """The environment of a process that is no rank of anything."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks}
 
 
 def final_weights(output):

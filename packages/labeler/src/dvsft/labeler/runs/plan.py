@@ -1,7 +1,7 @@
-"""The plan of a run: which pages there are, in which shards. One Parquet file a source; row group k is shard k.
+"""The plan of a run: which pages there are, in which shards. One Parquet file per source; row group k is shard k.
 
 Pages are sorted by id and cut into shards of a fixed number, so the plan depends on the inputs alone. Workers read
-their pages from it; what travels through the runner is the name of a shard.
+their pages from it, so only names of shards travel through the runner.
 """
 
 from __future__ import annotations
