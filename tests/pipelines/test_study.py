@@ -272,16 +272,16 @@ def test_the_ceiling_asks_as_the_language_model_was_taught():
     assert taught.startswith(asked)
 
 
-@pytest.mark.parametrize("stored", sorted((ROOT / "docs/study").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("stored", sorted((ROOT / "docs/results/study").glob("*.json")), ids=lambda path: path.stem)
 def test_the_page_says_what_the_stored_figures_give(stored, tmp_path):
     document = tmp_path / "study.md"
-    document.write_text((ROOT / "docs/study.md").read_text())
+    document.write_text((ROOT / "docs/results/study.md").read_text())
     document.with_suffix("").mkdir()
     (tmp_path / "study" / stored.name).write_text(stored.read_text())
     report.publish(stored.stem, document)
-    assert document.read_text() == (ROOT / "docs/study.md").read_text()
+    assert document.read_text() == (ROOT / "docs/results/study.md").read_text()
     for plot in (tmp_path / "study").glob("*.svg"):
-        assert plot.name in document.read_text() and (ROOT / "docs/study" / plot.name).is_file()
+        assert plot.name in document.read_text() and (ROOT / "docs/results/study" / plot.name).is_file()
 
 
 def test_the_demo_ends_with_its_arms_side_by_side(tmp_path):
