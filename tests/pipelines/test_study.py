@@ -84,7 +84,7 @@ def test_arms_differ_in_nothing_but_the_loss_and_the_labels(scale, tmp_path):
     for name, arm in arms.ARMS.items():
         settings = arms.training_config(arm, SCALES[scale], tmp_path, tmp_path / "model", tmp_path / "out", seed=1)
         load(arms.write_toml(tmp_path / f"{name}.toml", settings))
-        made[name] = {**settings, "method": None, "loss": None, "data": {**settings["data"], "dataset": None}}
+        made[name] = {**settings, "method": None, "data": {**settings["data"], "dataset": None}}
     assert all(settings == made["sft"] for settings in made.values())
 
 
@@ -296,4 +296,4 @@ def test_the_demo_ends_with_its_arms_side_by_side(tmp_path):
         assert f"{tmp_path}/demo/{page}" in said and (tmp_path / "demo" / page).is_file()
     configs = [json.loads((tmp_path / f"demo/trained/{name}/run.json").read_text()) for name in names]
     assert len({config["samples_sha256"] for config in configs}) == 1
-    assert [config["config"]["method"] for config in configs] == ["sft", "basic", "dv_sft"]
+    assert [config["config"]["method"]["name"] for config in configs] == ["sft", "basic", "dv_sft"]
