@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dvsft.evaluator.benchmarks import TEST_INSTRUCTION
+from dvsft.evaluator.benchmarks.base import TEST_INSTRUCTION
 from dvsft.evaluator.scorers import normalized_edit_distance, squad_exact_match
 from study import data
 from study.scales import Scale
