@@ -10,6 +10,7 @@ SLOTS ?= 1
 PAGES ?= 20
 SCALE ?= cpu
 ARGS ?=
+FORCE ?=
 
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
@@ -17,8 +18,8 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
-	evaluate test test-matrix lint format \
-	bench bench-train corners clean
+	evaluate schema test test-matrix lint format \
+	bench bench-train corners clean clean-outputs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,7 +36,6 @@ labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--run
 	@$(LABELS) run -q --no-sync dvsft label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
 demo: labels | dev  ## after that, train a tiny model by SFT, BASIC and DV-SFT on a CPU and compare: out/demo
-	@rm -rf out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.demo --out out/demo
 
 study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
@@ -69,6 +69,9 @@ train: | dev  ## train in one process: CONFIG=train config; docs/training.md has
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
+
+schema: | dev  ## write the JSON Schema of the config files, by which editors complete and check them
+	@$(DEV) run -q --no-sync python pipelines/schemas.py
 
 test: | dev  ## all tests
 	@$(DEV) run -q --no-sync pytest $(ARGS)
@@ -104,9 +107,17 @@ bench-train: | dev  ## time and memory of a DV-SFT step against a stock SFT step
 corners: | labels-env  ## measure whether labels sit where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)
 
-clean:  ## remove environments and outputs, and end the cluster
+clean:  ## remove environments, and end the cluster; what runs made in out/ stays
 	@python3 pipelines/cluster/flink.py down
-	rm -rf .uv .venv .venvs .flink out
+	rm -rf .uv .venv .venvs .flink
+
+clean-outputs:  ## remove out/, every label and checkpoint in it, after asking; FORCE=1 does not ask
+	@if [ ! -e out ]; then echo "there is no out/"; exit 0; fi; \
+	if [ "$(FORCE)" != 1 ]; then \
+		[ -t 0 ] || { echo "error: out/ holds $$(du -sh out | cut -f1) and nobody can be asked; make clean-outputs FORCE=1" >&2; exit 2; }; \
+		printf "remove out/, %s? [y/N] " "$$(du -sh out | cut -f1)"; read answer; \
+		[ "$$answer" = y ] || { echo "out/ stays"; exit 1; }; \
+	fi; rm -rf out
 
 .uv/bin/uv:
 	@echo "installing uv into .uv/"

@@ -186,3 +186,9 @@ def test_figure_6_comes_out_of_report_a_sweep_over_lambda_and_one_over_beta(tmp_
     page = (tmp_path / "out/report.html").read_text()
     assert "Not drawn, a single point: beta = 0; beta = 0.1; beta = 0.2; beta = 0.4." in page
     assert "lambda" in plots.LOGARITHMIC
+
+
+def test_figures_are_rounded_as_people_do_and_no_difference_is_minus_zero():
+    assert report.number(59.425) == "59.43"  # what the paper prints for Qwen3-1.7B + DV-SFT, out of domain
+    assert [report.number(value) for value in (0.0, 84.468, None)] == ["0.00", "84.47", "–"]
+    assert [report.signed(value) for value in (-0.001, 0.005, -0.5, None)] == ["+0.00", "+0.01", "-0.50", "–"]

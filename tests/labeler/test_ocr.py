@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType, SimpleNamespace
 
@@ -177,15 +176,15 @@ def test_a_gpu_that_onnx_runtime_does_not_use_is_refused_and_not_replaced_by_the
 
 def test_paddles_models_on_a_gpu_that_is_not_there_are_refused(paddle_models, monkeypatch):
     with pytest.raises(EngineError, match="CUDAExecutionProvider"):
-        make_engine(replace(paddle_models, device="gpu"))
+        make_engine(paddle_models.model_copy(update={"device": "gpu"}))
     stub = ModuleType("paddle")
     stub.device = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "paddle", stub)
     monkeypatch.setattr("paddleocr.TextDetection", lambda **_: None)
     monkeypatch.setattr("paddleocr.TextRecognition", lambda **_: None)
-    make_engine(replace(paddle_models, device="gpu:0", backend=""))
+    make_engine(paddle_models.model_copy(update={"device": "gpu:0", "backend": ""}))
     with pytest.raises(EngineError, match="asks for GPU 1, but paddlepaddle sees 1"):
-        make_engine(replace(paddle_models, device="gpu:1", backend=""))
+        make_engine(paddle_models.model_copy(update={"device": "gpu:1", "backend": ""}))
 
 
 def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
@@ -213,7 +212,7 @@ def test_settings_that_an_engine_would_ignore_are_refused():
         with pytest.raises(EngineError, match=f"ocr.{next(iter(settings))} .* means nothing to"):
             describe(Ocr(**settings))
     with pytest.raises(EngineError, match=r"ocr\.backend = 'tensorrt', expected one of"):
-        describe(Ocr("paddleocr", backend="tensorrt", det_model="d", rec_model="r"))
+        describe(Ocr(engine="paddleocr", backend="tensorrt", det_model="d", rec_model="r"))
 
 
 def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
@@ -225,7 +224,7 @@ def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
         "det_model": "/on/the/workers.onnx",
         "rec_model": "PP-OCRv6_rec_small",
     }
-    paddle = Ocr("paddleocr", "gpu", det_model="PP-OCRv5_server_det", rec_model="PP-OCRv5_server_rec")
+    paddle = Ocr(engine="paddleocr", device="gpu", det_model="PP-OCRv5_server_det", rec_model="PP-OCRv5_server_rec")
     assert describe(paddle)["backend"] == "paddle"
     monkeypatch.setattr("importlib.metadata.version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
     with pytest.raises(EngineError, match="--extra paddleocr"):
@@ -303,9 +302,9 @@ def test_the_settings_of_the_detector_reach_it(engine, monkeypatch):
 
 def test_paddles_detector_gets_its_settings_too(paddle_models):
     page = np.ascontiguousarray(np.asarray(draw_page(size=(320, 320))))
-    strict = make_engine(replace(paddle_models, box_threshold=0.99, min_side=100))
+    strict = make_engine(paddle_models.model_copy(update={"box_threshold": 0.99, "min_side": 100}))
     assert len(strict.detect(page)) == 0 and strict.min_side == 100
-    assert len(make_engine(replace(paddle_models, box_threshold=0.3)).detect(page)) == 1
+    assert len(make_engine(paddle_models.model_copy(update={"box_threshold": 0.3})).detect(page)) == 1
 
 
 def test_no_line_is_turned_upside_down_on_a_guess(engine):

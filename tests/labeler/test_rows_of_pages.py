@@ -17,7 +17,7 @@ POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
 
 @pytest.fixture(scope="module")
 def processor():
-    return open_processor(str(SAMPLES / "processor"), Model("sample"))
+    return open_processor(str(SAMPLES / "processor"), Model(processor="sample"))
 
 
 def row_of(words, processor, data=b"bytes"):

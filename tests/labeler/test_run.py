@@ -1,6 +1,8 @@
 """Whole runs: what they write, that they resume, refuse, relabel and reject."""
 
+import errno
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from dvsft.labeler.commands import relabel
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.identity import RunError
-from dvsft.patchlabels import command
+from dvsft.patchlabels import command, rows
 
 SMALL = {"pages_per_shard": 3}
 
@@ -40,6 +42,24 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
             last_pixel = word["box"][2] - 1, word["box"][3] - 1
             assert patch == last_pixel[1] // 32 * row["cols"] + last_pixel[0] // 32
             assert token == tokenizer.encode(word["text"], add_special_tokens=False).ids[0]
+
+
+def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
+    write, shards = rows.write, []
+
+    def write_one(path, *rest):
+        if shards:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        shards.append(write(path, *rest))
+
+    monkeypatch.setattr(rows, "write", write_one)
+    assert label(squad_config, tmp_path / "out") == 2
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
+    assert len(said) == 1 and "no space left" in said[0] and "same command again" in said[0]
+    assert not caplog.records  # nor in Beam's log
+    assert len(list(tmp_path.glob("out/labels/*/*.parquet"))) == 1
+    monkeypatch.undo()
+    assert label(squad_config, tmp_path / "out") == 0 and len(read_all(tmp_path / "out")) == 40
 
 
 def test_the_number_of_threads_and_the_runner_change_no_byte(write_config, label, tmp_path):
@@ -192,7 +212,7 @@ def test_labels_without_their_settings_are_not_trusted(squad_config, label, tmp_
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"model": {"processor": "nowhere"}}, "no folder here and no hub id"),
+        ({"model": {"processor": "nowhere"}}, "'nowhere' does not exist; expected a folder or a hub id"),
         ({"model": {"processor": str(SAMPLES)}}, "lacks preprocessor_config.json, tokenizer.json"),
         ({"model": {"max_pixels": 5}}, "min_pixels <= max_pixels"),
         ({"source": {"split": "val"}}, "for split 'val'"),

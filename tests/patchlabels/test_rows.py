@@ -108,6 +108,14 @@ def test_labels_for_another_model_are_refused_with_field_values_and_cure():
         assert part in str(caught.value)
 
 
+def test_the_cure_names_the_run_folder_that_relabel_takes(tmp_path):
+    shard = "out/train/labels/docvqa-train/00000.parquet"
+    with pytest.raises(rows.ContractError, match=r"make relabel FROM=out/train OUT="):
+        metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32, where=shard)
+    with pytest.raises(rows.ContractError, match=r"FROM=<.*run.json> OUT="):
+        metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32)
+
+
 def test_other_parquet_is_no_label_shard(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet")
     with pytest.raises(rows.ContractError, match="no label shard"):

@@ -17,6 +17,7 @@ from dvsft.patchlabels.settings import (
     SettingsError,
     Share,
     build,
+    is_path,
     load,
     resolved,
     schema,
@@ -247,7 +248,7 @@ def test_what_is_stored_holds_every_default_and_reads_back_the_same(write):
 
 def test_the_schema_describes_fields_ranges_and_what_a_file_extends():
     described = json.loads(schema(Drawing))
-    assert described["additionalProperties"] is False and described["required"] == ["output"]
+    assert described["additionalProperties"] is False and "required" not in described
     assert described["properties"]["extends"]["type"] == "string"
     shapes, page = described["$defs"], described["$defs"]["Page"]["properties"]
     assert shapes["Circle"]["properties"]["radius"]["description"] == "From the center, in px."
@@ -268,3 +269,11 @@ def test_labels_can_be_read_without_the_loader():
 def test_toml_is_read_as_tomllib_reads_it(write):
     text = 'output = "o"\n[paint]\ncolor = "red"\n'
     assert load(write(text), Drawing) == build(tomllib.loads(text), Drawing)
+
+
+def test_a_name_below_a_folder_that_is_here_is_a_path_and_else_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for path in ("out/tiny-model", "./model", "/models/qwen", "~/qwen", "../qwen", "models/qwen/final", "model"):
+        assert is_path(path), path
+    assert not is_path("Qwen/Qwen3-VL-2B-Instruct")

@@ -6,7 +6,7 @@ from trainer_fixtures import ROOT
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dvsft.trainer.config import Lora, Model
-from dvsft.trainer.model import PARTS, ModelError, audit, freeze, hash_frozen, load_model, part_of
+from dvsft.trainer.model import PARTS, ModelError, audit, freeze, hash_frozen, load_model, local_folder, part_of
 
 
 @pytest.fixture
@@ -49,6 +49,23 @@ def test_the_default_lora_pattern_names_the_language_side_of_a_real_model_only(r
     linear = [name for name, module in real.named_modules() if isinstance(module, nn.Linear)]
     hit = [name for name in linear if re.fullmatch(Lora().target, name)]
     assert len(hit) == 36 * 7 and not any("visual" in name or "lm_head" in name for name in hit)
+
+
+def test_a_missing_checkpoint_is_looked_for_on_the_hub_only_if_it_can_be_one(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, **rest):
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match=r"^out/tiny-model does not exist; expected the folder of a checkpoint"):
+        local_folder("out/tiny-model")
+    assert not asked
+    with pytest.raises(ModelError, match=r"the hub did not give it: no network.*hf download Qwen/Qwen3-VL --local-dir"):
+        local_folder("Qwen/Qwen3-VL")
 
 
 def test_a_tied_head_cannot_be_frozen_without_the_embeddings(model):

@@ -29,7 +29,7 @@ MARKERS = "osD^vP*X"
 LOGARITHMIC = ("lambda", "learning_rate")
 """Tags whose values are chosen by factors, so their axis is logarithmic."""
 SEED, NAME = "seed", "name"
-PANEL_WIDTH, PANEL_HEIGHT, PANELS_A_ROW = 3.9, 3.0, 2
+PANEL_WIDTH, PANEL_HEIGHT = 3.9, 2.9  # inches
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def draw(title: str, points: Sequence[Point], x: str, panels: Sequence[str], y: 
     lines = {panel: series(points, x, panel) for panel in panels}
     lines = {panel: found for panel, found in lines.items() if found}
     names = list(dict.fromkeys(name for found in lines.values() for name in found))
-    columns = min(PANELS_A_ROW, max(1, len(lines)))
+    columns = len(lines) if len(lines) < 4 else 2 if len(lines) == 4 else 3
     height = math.ceil(len(lines) / columns)
-    size = (max(4.6, PANEL_WIDTH * columns), PANEL_HEIGHT * height + 0.3 + 0.2 * math.ceil(len(names) / 2))
+    legend = 0.2 * math.ceil(len(names) / max(2, columns)) if any(names) else 0
+    size = (max(4.6, PANEL_WIDTH * columns), PANEL_HEIGHT * height + 0.3 + legend)
     figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=11)
     grid = figure.subplots(height, columns, squeeze=False)
@@ -75,7 +76,9 @@ def draw(title: str, points: Sequence[Point], x: str, panels: Sequence[str], y: 
         axes.set_axis_off()
     if any(names):
         handles = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        figure.legend(
+            handles.values(), handles, loc="outside lower center", ncols=max(2, columns), frameon=False, fontsize=8
+        )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue().decode()

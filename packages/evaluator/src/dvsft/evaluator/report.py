@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -132,11 +133,12 @@ def markdown_cell(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A half is rounded away from 0, as people do: 59.425, which no float holds, is 59.43."""
+    return "–" if value is None else f"{value + math.copysign(1e-9, value):.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:+.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: no "-0.00"
 
 
 def metric_title(name: str) -> str:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from itertools import chain
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -15,13 +16,14 @@ from apache_beam.utils.shared import Shared
 
 from dvsft.labeler import files
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.page import Reject
+from dvsft.labeler.page import Page
 from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.attempts import Attempt
+from dvsft.labeler.runs.child import each_alone
 from dvsft.labeler.runs.folder import Run
 from dvsft.labeler.runs.plan import Shard, read_pages
 from dvsft.labeler.runs.relabel import relabelled
-from dvsft.labeler.runs.shard import Row, each_page, label_image, label_text, write_shard
+from dvsft.labeler.runs.shard import PageLabeler, Results, each_page, write_shard
 
 
 class PlannedShards(beam.PTransform):
@@ -119,31 +121,28 @@ class _LabelShard(beam.DoFn):
     def process(self, shard: Shard) -> Iterator[Shard]:
         if not files.exists(shard.labels):
             with attempts.begun(shard) as attempt:
-                results = self._counted(self._results(shard, attempt))
+                results = chain.from_iterable(self._results(shard, attempt))
                 write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
         yield shard
 
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
-        label, pages = self._labeller(shard.slug), read_pages(shard)
-        if attempt.careful:
-            return attempt.each_alone(label, pages)
-        return each_page(label, pages, self.pool, self.threads)
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
+        labeler = self.run.labeler(shard.slug, self.processor)
+        label = partial(each_alone, labeler) if attempt.careful else partial(self._on_all_threads, labeler)
+        return attempt.each(lambda pages: self._counted(label(pages)), read_pages(shard))
+
+    def _on_all_threads(self, labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[Results]:
+        if not labeler.source.rendered:
+            labeler = replace(labeler, engine=self.engine.acquire(partial(make_engine, self.run.config.ocr)))
+        return each_page(labeler, pages, self.pool, self.threads)
 
     def teardown(self) -> None:
         self.pool.shutdown()
 
-    def _labeller(self, slug: str) -> Any:
-        source, policy = self.run.source(slug), self.run.policy(slug)
-        if source.rendered:
-            return lambda page: label_text(page, self.run.config.render, self.processor, policy)
-        engine = self.engine.acquire(partial(make_engine, self.run.config.ocr))
-        return lambda page: label_image(page, source, engine, self.processor, policy)
-
-    def _counted(self, results: Iterable[Row | Reject]) -> Iterator[Row | Reject]:
-        for result in results:
+    def _counted(self, pages: Iterable[Results]) -> Iterator[Results]:
+        for results in pages:
             self.pages.inc()
             progress.PAGES.add()
-            yield result
+            yield results
 
 
 class _RelabelShard(_LabelShard):
@@ -153,8 +152,8 @@ class _RelabelShard(_LabelShard):
         super().__init__(run, threads=1)
         self.source = source
 
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
         if self.run.source(shard.slug).rendered:
             return super()._results(shard, attempt)
         old = Shard(self.source, shard.slug, shard.number, shard.of)
-        return relabelled(old, self.processor, self.run.policy(shard.slug))
+        return self._counted([result] for result in relabelled(old, self.processor, self.run.policy(shard.slug)))

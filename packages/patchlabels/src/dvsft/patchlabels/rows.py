@@ -102,9 +102,10 @@ class Metadata:
                 f"model {tokenizer_sha256[:12]}"
             )
         if differing:
+            run = where.rpartition("/labels/")[0] or "<the run folder of these labels, which holds run.json>"
             raise ContractError(
                 f"{where} were made for another model: {'; '.join(differing)}. Re-project them without a second "
-                "OCR run: make relabel FROM=<labels> OUT=<new folder> CONFIG=<config naming the model>"
+                f"OCR run: make relabel FROM={run} OUT=<new folder> CONFIG=<config naming the model>"
             )
 
 

@@ -88,8 +88,10 @@ def resolved(settings: Settings) -> Table:
 
 
 def schema(kind: type[Settings]) -> str:
-    """The JSON Schema of a settings file, for editors."""
+    """The JSON Schema of a settings file, for editors. No key is required: the file that is extended may have it."""
     described = kind.model_json_schema()
+    for table in (described, *described.get("$defs", {}).values()):
+        table.pop("required", None)
     extends = {"type": "string", "description": "Another TOML file, relative to this one, that this one changes."}
     described["properties"] = {"extends": extends, **described["properties"]}
     return json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **described}, indent=2) + "\n"
@@ -106,6 +108,13 @@ def add_arguments(parser: argparse.ArgumentParser, config: str) -> None:
         metavar="KEY=VALUE",
         help="change one setting, for instance optimizer.learning_rate=1e-5; may be repeated",
     )
+
+
+def is_path(name: str) -> bool:
+    """Whether a setting that takes a local folder or a hub id (owner/name) means a folder, which may not be there: a
+    hub id has one slash, and its owner is no folder here."""
+    owner, _, rest = name.partition("/")
+    return not rest or "/" in rest or owner in ("", ".", "..", "~") or Path(owner).exists()
 
 
 def read(path: Path, above: tuple[Path, ...] = ()) -> Table:

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dvsft.patchlabels.errors import DvsftError
+
 
 class ImageStates(NamedTuple):
     """The N visual tokens of a batch's images, in the order of the batch. projected (N, D): the merger's output,
@@ -38,7 +40,7 @@ def layer_weights(layers: int) -> list[float]:
     """w_1 .. w_k of a language model with so many layers. Raises ValueError where half of them is none."""
     half = layers // 2
     if not half:
-        raise ValueError(f"found a language model of {layers} layer, BASIC needs the first half of at least 2")
+        raise DvsftError(f"found a language model of {layers} layer, BASIC needs the first half of at least 2")
     total = sum(i**2 for i in range(1, half + 1))
     return [i**2 / total for i in range(1, half + 1)]
 

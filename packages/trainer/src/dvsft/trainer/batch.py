@@ -16,11 +16,12 @@ from torch import Tensor
 
 from dvsft.patchlabels import image as images
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
 from dvsft.trainer.data import DataError, Mixture, Sample, question_and_answer
 from dvsft.trainer.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
-    "Answer the question using a single word or phrase.",  # the one that evaluation uses
+    TEST_INSTRUCTION,
     "Reply with the answer only, in as few words as possible.",
     "Keep your answer to a word or a short phrase.",
     "Give just the answer, without a full sentence.",
@@ -71,7 +72,7 @@ def make_example(mixture: Mixture, sample: Sample | None, with_image: bool = Tru
         return FILLER
     row = mixture.read(sample)
     pairs = [question_and_answer(row["qa"][number]) for number in sample.questions]
-    turns = tuple((f"{question}\n{INSTRUCTIONS[sample.instruction]}", answer) for question, answer in pairs)
+    turns = tuple((ask(question, INSTRUCTIONS[sample.instruction]), answer) for question, answer in pairs)
     picture = None
     if with_image and row["rows"]:
         try:

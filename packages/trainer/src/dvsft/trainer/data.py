@@ -21,6 +21,7 @@ import numpy as np
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.prompts import first_answer
 from dvsft.trainer.config import ConfigError, Dataset
 
 DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id", "qa")
@@ -119,8 +120,7 @@ def _labels_sha256(file: Path) -> str:
 
 def question_and_answer(qa: dict[str, Any]) -> tuple[str, str]:
     """The texts to train on: of several accepted answers the first one."""
-    answers = qa["answers"] or [""]
-    return (qa["question"] or "").strip(), (answers[0] or "").strip()
+    return (qa["question"] or "").strip(), first_answer(qa["answers"])
 
 
 def _shards(labels: Iterable[str]) -> list[Path]:

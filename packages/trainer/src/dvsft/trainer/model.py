@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.settings import is_path
 from dvsft.trainer import basic, config
 from dvsft.trainer.loss import IGNORE, row_loss
 
@@ -35,12 +36,20 @@ class ModelError(DvsftError):
 
 
 def local_folder(path: str) -> Path:
-    """The folder of a checkpoint; a hub id is downloaded first."""
+    """The folder of a checkpoint; a hub id is downloaded first. Raises ModelError if there is neither."""
     if Path(path).is_dir():
         return Path(path)
+    if is_path(path):
+        raise ModelError(f"{path} does not exist; expected the folder of a checkpoint or a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    try:
+        return Path(snapshot_download(path, ignore_patterns=["*.bin", "*.pth", "original/*"]))
+    except Exception as error:  # the hub client raises its own, its transport's and OS errors
+        raise ModelError(
+            f"{path} is no folder here, and the hub did not give it: {error}. Check the id, or download it where there "
+            f"is a network: hf download {path} --local-dir <folder>"
+        ) from error
 
 
 def load_processor(folder: Path, data: config.Data) -> tuple[Any, GridSpec, str]:

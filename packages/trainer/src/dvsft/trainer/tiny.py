@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, Qwen3VLConfig, Qwen3VLForConditionalGene
 
 from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
+from dvsft.trainer.model import ModelError
 
 INITIALIZER_RANGE = 0.1
 """At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture
@@ -86,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if not options.processor.is_dir():
+        raise ModelError(f"found no folder {options.processor}, expected one with the files of a processor")
     print(write_tiny(options.processor, options.output, options.seed))
 
 

@@ -15,13 +15,7 @@ from typing import Any
 from dvsft.evaluator.hub import HubSource
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Sample, Score
-
-TEST_INSTRUCTION = "Answer the question using a single word or phrase."
-
-
-def question_prompt(question: str) -> str:
-    """The question, then on its own line the one test instruction."""
-    return f"{question}\n{TEST_INSTRUCTION}"
+from dvsft.patchlabels.prompts import ask
 
 
 def no_figures(scores: Sequence[Score]) -> dict[str, Any]:
@@ -46,7 +40,7 @@ class Benchmark:
     """The first gives the figure of the table. Empty where only a server can score."""
     hub: HubSource | None = None
     """Where the hub has it; None if the labeler renders it."""
-    prompt: Callable[[str], str] = question_prompt
+    prompt: Callable[[str], str] = ask
     """Question -> what the model is told."""
     max_new_tokens: int = 128
     """Tokens after which an answer is cut off."""

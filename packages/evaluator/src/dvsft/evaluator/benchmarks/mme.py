@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from dvsft.evaluator.benchmarks.base import Benchmark, question_prompt
+from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.hub import Fields, HubSource, Row
 from dvsft.evaluator.layouts import Numbers, first_of, image_reader
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample, Score
 from dvsft.evaluator.scorers import yes_no
+from dvsft.patchlabels.prompts import ask
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
@@ -40,7 +41,7 @@ def fields(i: int, row: Row) -> list[Fields]:
 
 def prompt(question: str) -> str:
     """The one test instruction takes the place of MME's own, as in LLaVA's and lmms-eval's MME prompts."""
-    return question_prompt(question.strip().removesuffix("Please answer yes or no.").strip())
+    return ask(question.strip().removesuffix("Please answer yes or no."))
 
 
 def figures(scores: Sequence[Score]) -> dict[str, Any]:

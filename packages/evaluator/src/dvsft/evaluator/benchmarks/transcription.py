@@ -9,8 +9,8 @@ from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.layouts import label_rows
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample
+from dvsft.patchlabels.prompts import TRANSCRIBE
 
-TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # (ours)
 SCALES = (0.25, 0.5, 0.75, 1.0)
 
 

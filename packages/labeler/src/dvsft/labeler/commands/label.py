@@ -6,11 +6,13 @@ Exit codes: 0 done; 2 the run cannot start, and why; 3 more pages were rejected 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import apache_beam as beam
@@ -20,12 +22,14 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.runs import progress, stats
+from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import Run, prepare
+from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
+logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
@@ -45,7 +49,8 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
     started = time.time()
     results, per_shard = files.join(run.out, "labels"), run.config.output.pages_per_shard
     shown = progress.shown("labelling", results, run.planned, per_shard)
-    with shown, beam.Pipeline(options=options) as pipeline:
+    sigterm = attempts.ended_by_sigterm()
+    with one_line_if_full(run.out), shown, sigterm, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
@@ -60,6 +65,20 @@ def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -
         return 3
     print(f"look at them: make preview OUT={run.out}")
     return 0
+
+
+@contextmanager
+def one_line_if_full(out: str) -> Iterator[None]:
+    """Turn the traceback of a worker whose disk is full into a RunError; a runner hands on its text alone."""
+    try:
+        yield
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise RunError(
+            f"no space left for {out}: free some, or move it to a larger disk, and run the same command again; "
+            "finished shards stay"
+        ) from error
 
 
 def beam_options(flags: Sequence[str]) -> PipelineOptions:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, Model
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.settings import is_path
 
 FILES = ("preprocessor_config.json", "tokenizer.json")
 CONTROL = re.compile(r"<[^<>]+>")  # how control tokens are written; Qwen marks some of them, as <think>, as ordinary
@@ -24,10 +26,18 @@ class Processor:
     grid: GridSpec
     tokenizer: Tokenizer
 
+    def __reduce__(self) -> Any:
+        """A pickled tokenizer forgets that names of control tokens are text."""
+        return _unpickled, (self.grid, self.tokenizer.to_str())
+
     def token_ids(self, words: Sequence[str], leading_space: bool) -> list[list[int]]:
         """All token ids of each word on its own, no special tokens added."""
         texts = [f" {word}" for word in words] if leading_space else list(words)
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _unpickled(grid: GridSpec, tokenizer: str) -> Processor:
+    return Processor(grid, open_tokenizer(tokenizer.encode()))
 
 
 def open_processor(folder: str, settings: Model) -> Processor:
@@ -75,8 +85,8 @@ def find_folder(key: str, name: str, patterns: Sequence[str]) -> Path:
     """The folder that a setting names, or the files of a hub id that fit the patterns. Raises ConfigError."""
     if Path(name).is_dir():
         return Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise ConfigError(f"{key} = {name!r} is no folder here and no hub id (owner/name)")
+    if is_path(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ConfigError(f"{key} = {name!r} does not exist; expected a folder or a hub id (owner/name)")
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises its own, its transport's and OS errors

@@ -23,6 +23,7 @@ from dvsft.labeler.labels.processor import FILES, Processor, find_processor, ope
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, same_are_there
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
+from dvsft.labeler.runs.shard import PageLabeler
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
 from dvsft.patchlabels.settings import resolved
 
@@ -62,6 +63,10 @@ class Run:
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
+
+    def labeler(self, slug: str, processor: Processor) -> PageLabeler:
+        """What labels the pages of a source; its engine is still to be opened."""
+        return PageLabeler(self.source(slug), self.config.ocr, self.config.render, processor, self.policy(slug))
 
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)

@@ -20,6 +20,7 @@ from dvsft.labeler import files
 from dvsft.labeler.runs.folder import Run
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.runs.plan import Shard
+from dvsft.patchlabels.prompts import first_answer
 from dvsft.patchlabels.rows import DROP_REASONS, open_shard
 
 COLUMNS = [
@@ -67,7 +68,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
 def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
     """Tokens of the first answer to every question, as training takes it, without the token that ends a turn: so
     the paper must have counted (docs/labels.md)."""
-    answers = [qa["answers"][0].strip() for page in pages for qa in page if qa["answers"]]
+    answers = [first_answer(qa["answers"]) for page in pages for qa in page if qa["answers"]]
     return sum(len(encoding) for encoding in tokenizer.encode_batch(answers, add_special_tokens=False))
 
 
