@@ -16,6 +16,7 @@ from PIL import Image
 
 from dvsft.evaluator import benchmarks, hub, layouts, predict, predictions, score, submission
 from dvsft.evaluator.benchmarks import ocrvqa, textvqa
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
@@ -375,11 +376,11 @@ def test_the_sets_of_lmms_lab_are_known_by_their_new_and_old_names():
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
 def test_the_ocrvqa_subset_of_real_questions_is_3000_at_most_and_always_the_same():
     content = json.loads((DATA / "ocrvqa" / "questions-5000.json").read_text())
-    samples = [layouts.Sample(str(i), r["question"], (r["gt_answers"],), partial(bytes)) for i, r in enumerate(content)]
+    samples = [Sample(str(i), r["question"], (r["gt_answers"],), partial(bytes)) for i, r in enumerate(content)]
     chosen = ocrvqa.draw(samples)
     assert len(chosen) == 2668  # of 5,000, all but genres and yes or no: fewer than 3,000
     assert [s.id for s in chosen] == [s.id for s in ocrvqa.draw(samples[::-1])]
-    thrice = [layouts.Sample(f"{s.id}#{k}", s.question, s.references, s.read_image) for s in samples for k in "abc"]
+    thrice = [Sample(f"{s.id}#{k}", s.question, s.references, s.read_image) for s in samples for k in "abc"]
     assert len(ocrvqa.draw(thrice)) == 3000
 
 
