@@ -28,6 +28,7 @@ from dvsft.labeler.labels.processor import Processor, open_processor
 from dvsft.labeler.ocr import ink
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.lines import LineEngine, cut_line, detect_lines, place_words
+from dvsft.labeler.ocr.reader import Reader
 from dvsft.labeler.word import Box, Word
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import Grid
@@ -111,11 +112,12 @@ def _shared(a: Box, b: Box) -> float:
     return max(0, width) * max(0, height) / smaller if smaller > 0 else 0.0
 
 
-def read_twice(engine: LineEngine, path: Path) -> tuple[list[Word], list[Word], tuple[int, int]]:
+def read_twice(engine: Reader, path: Path) -> tuple[list[Word], list[Word], tuple[int, int]]:
     """The words of a page with their boxes as detected, and snapped to ink, and its (width, height)."""
     page = image.decode(path.read_bytes())
     pixels = np.ascontiguousarray(np.asarray(page)[:, :, ::-1])
     gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    assert isinstance(engine, LineEngine)
     before, after = [], []
     cuts = [cut_line(pixels, quad) for quad in detect_lines(engine, pixels)]
     for (crop, to_line), reading in zip(cuts, engine.recognize([crop for crop, _ in cuts]), strict=True):
