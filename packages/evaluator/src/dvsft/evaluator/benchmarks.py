@@ -57,6 +57,10 @@ class Benchmark:
     headline: tuple[str, ...] = ()
     subset: Callable[[list[Sample]], list[Sample]] = list
 
+    @property
+    def heading(self) -> str:
+        return self.name if self.title == self.name else f"{self.title} ({self.name})"
+
     def metric(self, group: str) -> str:
         """The first metric of a group."""
         return self.group_metrics.get(group, self.metrics[0])

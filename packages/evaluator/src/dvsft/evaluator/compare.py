@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
+from dvsft.evaluator import pairing, paper, predictions, score, stats
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Score
 from dvsft.evaluator.score import Judged
@@ -115,7 +115,7 @@ def difference(first: Run, run: Run, name: str) -> Difference | None:
     paired = pairing.pair(theirs, ours)
     if not paired.ids:
         return None
-    benchmark = benchmarks.get(name)
+    benchmark = run.judged[name].benchmark
     metric = benchmark.metrics[0]
     weights = score.weights(benchmark, [ours[key] for key in paired.ids])
     counted = [key for key, weight in zip(paired.ids, weights, strict=True) if weight > 0]

@@ -80,7 +80,7 @@ def averages(run: Run) -> dict[str, float]:
 
 def scores(run: Run) -> dict[str, float]:
     found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
-    return {panel(benchmarks.get(name)): score for name, score in found.items()}
+    return {panel(run.judged[name].benchmark): score for name, score in found.items()}
 
 
 def panel(benchmark: Benchmark) -> str:
