@@ -14,7 +14,6 @@ from dvsft.evaluator import benchmarks
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.layouts import DataError
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.pairing import pair
 from dvsft.evaluator.records import Sample
 from dvsft.patchlabels.image import ImageError, decode
@@ -26,7 +25,7 @@ TALLEST = 1600
 def choose(runs: Sequence[Run], name: str, count: int) -> list[str]:
     """Ids of up to `count` samples that every run answered: half where runs disagree, the rest at random."""
     items = [run.items[name] for run in runs if name in run.items]
-    metric = METRICS[benchmark_of(runs, name).metrics[0]]
+    metric = benchmark_of(runs, name).metrics[0]
     shared = sorted(set.intersection(*[set(pair(items[0], members).ids) for members in items]))
     random.Random(0).shuffle(shared)
     split = [key for key in shared if len({metric.right(members[key].values[metric.name]) for members in items}) > 1]
@@ -68,7 +67,7 @@ def _sources(benchmark: Benchmark, data: Mapping[str, str], used: Mapping[str, s
 
 
 def _sample(runs: Sequence[Run], name: str, key: str) -> dict[str, Any]:
-    metric = METRICS[benchmark_of(runs, name).metrics[0]]
+    metric = benchmark_of(runs, name).metrics[0]
     found = [run.items.get(name, {}).get(key) for run in runs]
     item = next(item for item in found if item)
     answers = [

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from dvsft.evaluator import benchmarks, predict, predictions, score, tasks
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.scorer_sets import SCORER_SETS
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
@@ -71,7 +70,7 @@ def add_endpoint(verb: argparse.ArgumentParser) -> None:
 def add_task(verb: argparse.ArgumentParser) -> None:
     own = verb.add_argument_group("your own questions")
     own.add_argument("--task", type=Path, metavar="FILE.jsonl", help=f"lines of {tasks.LINE}".replace("%", "%%"))
-    own.add_argument("--scorer", choices=sorted(METRICS), help="how to score them")
+    own.add_argument("--scorer", choices=sorted(benchmarks.METRICS), help="how to score them")
     own.add_argument("--instruction", default=TEST_INSTRUCTION, help="what follows each of them; default: %(default)s")
     own.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer; default %(default)s")
 

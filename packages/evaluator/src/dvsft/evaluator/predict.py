@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, predictions, submission
+from dvsft.evaluator import benchmarks, predictions
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
@@ -92,17 +92,16 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
         work(plan, makers[0], 0, 1)
     else:
         work_in_processes(plan, makers)
-    for name, benchmark in plan.benchmarks.items():
-        if not benchmark.metrics:
-            submit(plan, name)
+    for benchmark in plan.benchmarks.values():
+        submit(plan, benchmark)
 
 
-def submit(plan: Plan, name: str) -> None:
+def submit(plan: Plan, benchmark: Benchmark) -> None:
     """The file for a test set's server; none where only some of its questions were asked."""
-    if plan.limit:
-        print(f"{name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
-    else:
-        submission.write(plan.run, name, [sample.id for sample in plan.samples[name]])
+    if benchmark.submit and plan.limit:
+        print(f"{benchmark.name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
+    elif benchmark.submit:
+        benchmark.submit(plan.run, benchmark.name, [sample.id for sample in plan.samples[benchmark.name]])
 
 
 def failures(run: Path, names: Iterable[str], allowed: float) -> list[str]:

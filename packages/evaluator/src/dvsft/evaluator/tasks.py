@@ -26,7 +26,7 @@ class Task:
     file: str
     """Lines of question, image, references and, if it should not be the line's number, id."""
     scorer: str
-    """A name in `metrics.METRICS`."""
+    """A name in `benchmarks.METRICS`."""
     instruction: str = TEST_INSTRUCTION
     """Follows every question on a line of its own; "" for the bare question."""
     max_new_tokens: int = 128
@@ -53,10 +53,9 @@ class Task:
         return Benchmark(
             name=self.name,
             title=self.name,
-            domain="extra",
             local=partial(samples, Path(self.file)),
             layout=LINE,
-            metrics=(self.scorer,),
+            metrics=(benchmarks.METRICS[self.scorer],),
             folders=(),
             prompt=partial(ask, instruction=self.instruction) if self.instruction else str.strip,
             max_new_tokens=self.max_new_tokens,
