@@ -13,7 +13,7 @@ from PIL import Image
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.layouts import DataError
-from dvsft.evaluator.metrics import METRICS, Metric
+from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Sample, Score
 from dvsft.patchlabels.image import ImageError, decode
 
@@ -50,7 +50,7 @@ class Shown:
 def choose(runs: Sequence[Run], name: str, count: int) -> list[str]:
     """Ids of up to `count` samples that every run answered: half where runs disagree, the rest at random."""
     items = [run.items[name] for run in runs if name in run.items]
-    metric = METRICS[benchmarks.get(name).metrics[0]]
+    metric = benchmarks.get(name).metrics[0]
     shared = sorted(set.intersection(*[set(members) for members in items]))
     random.Random(0).shuffle(shared)
     split = [key for key in shared if len({metric.right(members[key].values[metric.name]) for members in items}) > 1]
@@ -84,7 +84,7 @@ def _sources(name: str, data: Mapping[str, str], used: Mapping[str, str]) -> dic
 
 
 def _sample(runs: Sequence[Run], name: str, key: str) -> Shown:
-    metric = METRICS[benchmarks.get(name).metrics[0]]
+    metric = benchmarks.get(name).metrics[0]
     found = [run.items.get(name, {}).get(key) for run in runs]
     one = next(score for score in found if score)
     return Shown(

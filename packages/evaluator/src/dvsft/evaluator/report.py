@@ -12,7 +12,6 @@ import jinja2
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
 from dvsft.evaluator.compare import Cell, Difference, Run
-from dvsft.evaluator.metrics import METRICS
 
 METHOD = (
     "Each question is paired with itself. 95% t intervals by the cluster jackknife over images, stratified by the "
@@ -51,7 +50,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "columns": [*columns(paper.IN_DOMAIN), *columns(paper.OUT_OF_DOMAIN)],
         "rows": {run.name: cells(compare.run_row(run, differences)) for run in runs},
         "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
-        "paper_mme": paper.MME,
+        "paper_official": paper.OFFICIAL,
         "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
         "scores": {run.name: run.scores for run in runs},
@@ -60,7 +59,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         },
         "titles": {entry.name: f"{entry.title} ({entry.name})" for entry in benchmarks.ENTRIES},
         "method": METHOD,
-        "directions": {metric.name: metric.higher_is_better for metric in METRICS.values()},
+        "directions": {metric.name: metric.higher_is_better for metric in benchmarks.METRICS.values()},
     }
 
 
@@ -104,6 +103,16 @@ def svg_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
+def official(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Name and value of the numbers among the publisher's further figures."""
+    figures = [item for key in result["official"] for item in _items(key, result[key])]
+    return [(name, value) for name, value in figures if not isinstance(value, dict)]
+
+
+def _items(name: str, value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else [(name, value)]
+
+
 def render(template: str, content: Mapping[str, Any]) -> str:
     """A template of this package. In HTML everything is escaped; in Markdown `md` escapes a cell."""
     environment = jinja2.Environment(
@@ -115,7 +124,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs and models stay in their order
     environment.filters |= {"md": markdown_cell, "num": number, "signed": signed, "p": p_value}
-    environment.filters |= {"metric": metric_title, "verdict": verdict}
+    environment.filters |= {"metric": metric_title, "verdict": verdict, "official": official}
     return environment.get_template(template).render(content)
 
 
@@ -136,7 +145,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def metric_title(name: str) -> str:
     """A metric's name with the way that is better."""
-    return f"{name} {METRICS[name].arrow}"
+    return f"{name} {benchmarks.METRICS[name].arrow}"
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
