@@ -15,6 +15,8 @@ from evaluator_fixtures import DATA, picture, write_json
 from PIL import Image
 
 from dvsft.evaluator import benchmarks, hub, layouts, predict, predictions, score, submission
+from dvsft.evaluator.benchmarks import ocrvqa, textvqa
+from dvsft.evaluator.records import Sample
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
@@ -335,14 +337,14 @@ COVERS = [
 
 
 def test_ocrvqa_asks_only_for_what_the_cover_shows_where_the_data_has_ocr_tokens(tmp_path):
-    from_hub = [found[0] for n, row in enumerate(COVERS) for found in hub.ocrvqa(n, row)]
+    from_hub = [found[0] for n, row in enumerate(COVERS) for found in ocrvqa.fields(n, row)]
     assert from_hub == ["b0#0", "b0#1", "b2#1"]
     books = {row["image_id"]: row | {"split": 3, "imageURL": "x.jpg"} for row in COVERS}
     (tmp_path / "images").mkdir()
     (tmp_path / "dataset.json").write_text(json.dumps(books))
-    assert [sample.id for sample in layouts.ocrvqa(tmp_path)] == from_hub
+    assert [sample.id for sample in ocrvqa.read(tmp_path)] == from_hub
     without = {key: value for key, value in COVERS[3].items() if key != "ocr_tokens"}
-    assert len(hub.ocrvqa(0, without)) == 2
+    assert len(ocrvqa.fields(0, without)) == 2
 
 
 @pytest.mark.parametrize(("there", "asked"), [("new/x", ["new/x"]), ("old/x", ["new/x", "old/x"])])
@@ -357,7 +359,7 @@ def test_a_hub_set_that_moved_is_found_by_either_name_and_the_name_is_said(monke
         return datasets.Dataset.from_list([{"question_id": 1, "question": "?", "answers": ["a"], "image": None}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = hub.HubSource("new/x", "validation", hub.textvqa, old="old/x")
+    source = hub.HubSource("new/x", "validation", textvqa.fields, old="old/x")
     assert [sample.id for sample in hub.samples(source)] == ["1"] and tried == asked
     assert f"data from hub:{there}" in capsys.readouterr().err
     with pytest.raises(layouts.DataError, match=r"found no dataset mine/x .*; name another"):
@@ -374,12 +376,12 @@ def test_the_sets_of_lmms_lab_are_known_by_their_new_and_old_names():
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
 def test_the_ocrvqa_subset_of_real_questions_is_3000_at_most_and_always_the_same():
     content = json.loads((DATA / "ocrvqa" / "questions-5000.json").read_text())
-    samples = [layouts.Sample(str(i), r["question"], (r["gt_answers"],), partial(bytes)) for i, r in enumerate(content)]
-    chosen = benchmarks.visible_ocrvqa(samples)
+    samples = [Sample(str(i), r["question"], (r["gt_answers"],), partial(bytes)) for i, r in enumerate(content)]
+    chosen = ocrvqa.draw(samples)
     assert len(chosen) == 2668  # of 5,000, all but genres and yes or no: fewer than 3,000
-    assert [s.id for s in chosen] == [s.id for s in benchmarks.visible_ocrvqa(samples[::-1])]
-    thrice = [layouts.Sample(f"{s.id}#{k}", s.question, s.references, s.read_image) for s in samples for k in "abc"]
-    assert len(benchmarks.visible_ocrvqa(thrice)) == 3000
+    assert [s.id for s in chosen] == [s.id for s in ocrvqa.draw(samples[::-1])]
+    thrice = [Sample(f"{s.id}#{k}", s.question, s.references, s.read_image) for s in samples for k in "abc"]
+    assert len(ocrvqa.draw(thrice)) == 3000
 
 
 def hub_rows(name, samples):

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, predictions, submission
+from dvsft.evaluator import benchmarks, predictions
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
@@ -78,16 +78,15 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
     else:
         work_in_processes(plan, makers)
     for name in plan.names:
-        if not benchmarks.get(name).metrics:
-            submit(plan, name)
+        submit(plan, benchmarks.get(name))
 
 
-def submit(plan: Plan, name: str) -> None:
+def submit(plan: Plan, benchmark: Benchmark) -> None:
     """The file for a test set's server; none where only some of its questions were asked."""
-    if plan.limit:
-        print(f"{name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
-    else:
-        submission.write(plan.run, name, [sample.id for sample in plan.samples[name]])
+    if benchmark.submit and plan.limit:
+        print(f"{benchmark.name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
+    elif benchmark.submit:
+        benchmark.submit(plan.run, benchmark.name, [sample.id for sample in plan.samples[benchmark.name]])
 
 
 def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
