@@ -4,11 +4,18 @@ import io
 import os
 import threading
 
+import apache_beam as beam
 import pytest
+from apache_beam.metrics.metric import MetricsFilter
+from support import draw_page, encode
 
 from dvsft.labeler import files
+from dvsft.labeler.commands.label import beam_options, build
+from dvsft.labeler.config import load
 from dvsft.labeler.runs import progress
+from dvsft.labeler.runs.folder import prepare
 from dvsft.labeler.runs.plan import Planned
+from dvsft.labeler.stages import LabelShards
 
 PLANNED = {"a": Planned(pages=5, shards=2, rejected=0, fingerprint="")}
 
@@ -71,3 +78,24 @@ def test_a_shard_that_is_not_whole_counts_by_its_parts(tmp_path):
     assert progress.pages_in_shards(str(tmp_path), PLANNED, 3) == 2 + 2
     (tmp_path / "a/00000-of-00002.parquet").write_bytes(b"")
     assert progress.pages_in_shards(str(tmp_path), PLANNED, 3) == 5
+
+
+def test_a_clusters_page_shows_pages_labels_milliseconds_and_rejects_by_reason(write_config, tmp_path):
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for name, data in {"a.png": encode(draw_page()), "b.png": encode(draw_page("One two three")), "c.png": b""}.items():
+        (pages / name).write_bytes(data)
+    run = prepare(load(write_config("images", pages, output={"pages_per_shard": 2})), str(tmp_path / "out"))
+    pipeline = beam.Pipeline(options=beam_options([]))
+    build(pipeline, run, LabelShards(run, threads=2))
+    done = pipeline.run()
+    done.wait_until_finish()
+    shown = done.metrics().query(MetricsFilter().with_namespace("labeler"))
+    assert {counter.key.metric.name: counter.committed for counter in shown["counters"]} == {
+        "pages": 3,
+        "labels": 5,
+        "rejects_decode_empty": 1,
+    }
+    (milliseconds,) = shown["distributions"]
+    assert milliseconds.key.metric.name == "milliseconds_per_page" and milliseconds.committed.count == 3
+    assert milliseconds.committed.max > milliseconds.committed.min >= 0

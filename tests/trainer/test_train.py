@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import alone
 from trainer_fixtures import draw_page, make_config, text_page, write_shard, write_toml
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -28,12 +29,6 @@ BASIC = {
     "model__freeze": ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
     "optimizer__max_steps": 4,
 }
-
-
-def alone():
-    """The environment of a process that is no rank of anything."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks}
 
 
 def final_weights(output):
@@ -82,7 +77,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
         if stage != 1:
             basic = BASIC | {"deepspeed__zero_stage": stage, "optimizer__micro_batch": learn["optimizer__micro_batch"]}
             runs.append((f"basic-{stage}", four_layers, basic))
-    eager = {"loss__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
+    eager = {"method__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
     runs.append(("basic-attention", four_layers, BASIC | eager | {"deepspeed__zero_stage": 3}))
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
@@ -151,7 +146,7 @@ def test_basic_has_the_same_losses_in_all_zero_stages_and_rank_counts(
     two_ranks, four_layers, mixed, tmp_path, patch_weights
 ):
     """On pages and texts mixed; one rank, pass by pass and without gradient checkpointing, is the reference."""
-    eager = {"loss__patch_weights": patch_weights, "model__attention": "eager"}
+    eager = {"method__patch_weights": patch_weights, "model__attention": "eager"}
     train(make_config(tmp_path / "one", four_layers, mixed, optimizer__micro_batch=1, **BASIC, **eager))
     names = ["basic-attention"] if patch_weights == "attention" else ["basic-0", "basic-2", "basic-3"]
     for figure in ("text_loss", "direction_loss", "semantics_loss", "images"):
@@ -235,7 +230,7 @@ def test_run_json_says_what_the_run_was_made_from(one_rank, mixed):
     assert (
         list(record["labels"]) == [str(mixed / "0.parquet")] and len(record["labels"][str(mixed / "0.parquet")]) == 64
     )
-    assert record["samples"] == 4 * 36 and record["config"]["loss"]["beta"] == 0.1 and record["config"]["seed"] == 0
+    assert record["samples"] == 4 * 36 and record["config"]["method"]["beta"] == 0.1 and record["config"]["seed"] == 0
     assert record["parameters"]["vision_encoder"]["trainable"] == 0
     assert record["parameters"]["merger"]["trainable"] > 0 and record["versions"]["torch"]
 

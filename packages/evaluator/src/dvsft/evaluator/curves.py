@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dvsft.evaluator import benchmarks, compare, paper, plots
+from dvsft.evaluator import compare, paper, plots
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.compare import Run
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.plots import Point
-
-RESOLUTIONS = ("transcription-contextual", "transcription-noncontextual")
 
 
 @dataclass(frozen=True)
@@ -80,12 +77,12 @@ def averages(run: Run) -> dict[str, float]:
 
 def scores(run: Run) -> dict[str, float]:
     found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
-    return {panel(benchmarks.get(name)): score for name, score in found.items()}
+    return {panel(run.judged[name].benchmark): score for name, score in found.items()}
 
 
 def panel(benchmark: Benchmark) -> str:
     """A title that says which way is better."""
-    return f"{benchmark.title} {METRICS[benchmark.metrics[0]].arrow}"
+    return f"{benchmark.title} {benchmark.metrics[0].arrow}"
 
 
 def alignment(run: Run) -> dict[str, float]:
@@ -95,11 +92,12 @@ def alignment(run: Run) -> dict[str, float]:
 
 
 def resolutions(run: Run) -> list[Point]:
-    """A point per scale at which the transcription pages were shown."""
+    """A point per scale at which pages were shown, of the benchmarks whose groups are scales."""
     found: dict[float, dict[str, float]] = {}
-    for name in RESOLUTIONS:
-        for group, metrics in run.scores.get(name, {}).get("groups", {}).items():
-            score = metrics[benchmarks.get(name).metrics[0]]["score"]
-            found.setdefault(float(group[1:]), {})[panel(benchmarks.get(name))] = score
+    for benchmark in (judged.benchmark for judged in run.judged.values()):
+        if benchmark.scale_of:
+            for group, metrics in run.scores[benchmark.name]["groups"].items():
+                score = metrics[benchmark.metrics[0].name]["score"]
+                found.setdefault(benchmark.scale_of(group), {})[panel(benchmark)] = score
     tags = point(run, {}).tags
     return [Point({**tags, "scale of the drawn page": scale}, scores) for scale, scores in sorted(found.items())]

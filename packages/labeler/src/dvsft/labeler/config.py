@@ -66,7 +66,7 @@ class Source(Settings):
     """One dataset."""
 
     kind: Kind
-    """Its layout, see docs/labels.md."""
+    """Its layout, see docs/reference/labels.md."""
     path: str
     """Folder or file (local, s3://, gs://, hdfs://), or a dataset's hub id."""
     split: str = "train"
@@ -98,7 +98,7 @@ class Source(Settings):
 
 
 class Ocr(Settings):
-    """What finds the words of scanned pages. What each engine brings and costs is in docs/benchmarks.md."""
+    """What finds the words of scanned pages. What each engine brings and costs is in docs/results/benchmarks.md."""
 
     engine: Literal["rapidocr", "paddleocr"] = "rapidocr"
     """rapidocr brings its models; paddleocr is the paper's."""

@@ -15,7 +15,7 @@ from typing import IO, Any
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-NOTE = ".attempt"  # stands beside a shard while it is being labelled, see runs/attempts.py
+NOTE = ".attempt"  # stands beside a shard while it is being labeled, see runs/attempts.py
 PART = ".part-"  # finished pages of a shard that is not whole yet, see runs/parts.py
 WORK_IN_PROGRESS = re.compile(rf"({re.escape(NOTE)}|{re.escape(PART)}\d+)?(\.tmp-[0-9a-f]{{32}})?$")
 
@@ -87,15 +87,15 @@ def is_of_a_run(path: str) -> bool:
 
 def _file_size(path: str) -> int | None:
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @contextmanager
 def write_whole(path: str) -> Iterator[Any]:
-    """Open a file that appears under its name only when it is complete; killed half-way it never does."""
+    """Open a file that appears under its name only when it is complete; killed halfway it never does."""
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
     _make_folder(path.rpartition("/")[0])
     with FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED) as file:
@@ -109,7 +109,7 @@ def write_bytes(path: str, data: bytes) -> None:
 
 
 def remove(paths: list[str]) -> None:
-    """Delete files; those that are not there are none of our business."""
+    """Delete files; those that are not there are passed over."""
     for path in paths:
         if "://" not in path:  # where Beam would take the path for a pattern
             Path(path).unlink(missing_ok=True)

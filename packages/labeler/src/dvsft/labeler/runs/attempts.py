@@ -1,8 +1,8 @@
 """Attempts at a shard. Workers die: of a page that crashes native code or takes all memory, with their machine, with
 their neighbor on Flink, or at the end of a time limit. None of that raises an exception.
 
-While a shard is being labelled a note stands beside it. One that is found at the start was left by a worker that died.
-It is no evidence against any page: it only says to be careful. After two deaths the pages that are left are labelled in
+While a shard is being labeled a note stands beside it. One that is found at the start was left by a worker that died.
+It is no evidence against any page: it only says to be careful. After two deaths the pages that are left are labeled in
 a process of their own, see `child`, and only the end of that process speaks against the page it had.
 
 Finished pages are kept, see `parts`, so every attempt begins where the last one ended.

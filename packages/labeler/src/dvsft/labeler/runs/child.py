@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,7 +31,7 @@ ENDS_BEFORE_REJECT = 2
 STARTS = 3
 
 
-def each_alone(labeler: PageLabeler, pages: Sequence[Page]) -> Iterator[Results]:
+def each_alone(labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[Results]:
     """Label pages one after another in a child process; a page that ends it is a reject.
 
     labeler: without an engine, which the child makes. Raises EngineError, or RuntimeError where no child starts.

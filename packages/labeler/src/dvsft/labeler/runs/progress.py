@@ -120,9 +120,9 @@ def pages_in_shards(results: str, planned: Mapping[str, Planned], pages_per_shar
 
 def _pages_before_last_parts(paths: Mapping[str, int]) -> dict[str, int]:
     """By shard that has parts, the number of the first page in its last one."""
-    found: dict[str, int] = {}
+    starts: dict[str, int] = {}
     for path in paths:
         name, part, first = path.rpartition(files.PART)
         if part and first.isdigit():
-            found[name] = max(found.get(name, 0), int(first))
-    return found
+            starts[name] = max(starts.get(name, 0), int(first))
+    return starts

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,9 @@ Results = list[Row | Reject]
 """What one page makes: its row or a reject, and a reject for each further page of its file."""
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class PageLabeler:
     """A page of one source -> its results. Without an engine it can be sent to another process; `opened` has one."""
@@ -44,9 +47,13 @@ class PageLabeler:
     policy: Policy
     engine: Reader | None = None
 
+    @property
+    def needs_engine(self) -> bool:
+        return not self.source.rendered
+
     def opened(self) -> PageLabeler:
         """The same with an engine of its own, where the source needs one. Raises EngineError."""
-        return self if self.source.rendered else replace(self, engine=make_engine(self.ocr))
+        return replace(self, engine=make_engine(self.ocr)) if self.needs_engine else self
 
     def __call__(self, page: Page) -> Results:
         """Raises EngineError only."""
@@ -151,11 +158,10 @@ def write_shard(shard: Shard, results: Iterable[Row | Reject], metadata: Metadat
             files.remove([shard.rejects])
 
 
-def each_page(
-    label: Callable[[Page], Results], pages: Iterable[Page], pool: Executor, threads: int
-) -> Iterator[Results]:
-    """Label pages on the threads of a pool, in order; at most two pages a thread are in memory."""
-    waiting: deque[Any] = deque()
+def each_page(label: Callable[[Page], T], pages: Iterable[Page], pool: Executor, threads: int) -> Iterator[T]:
+    """What `label` makes of each page, on the threads of a pool, in order; at most two pages per thread are in
+    memory."""
+    waiting: deque[Future[T]] = deque()
     for page in pages:
         waiting.append(pool.submit(label, page))
         if len(waiting) >= 2 * threads:
@@ -203,6 +209,6 @@ def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
 
 
 def _as_stored(word: Word) -> Word:
-    """A word as float32 will give it back, so that relabelling stored words decides the same corners."""
+    """A word as float32 will give it back, so that relabeling stored words decides the same corners."""
     x0, y0, x1, y1 = (float(np.float32(edge)) for edge in word.box)
     return Word(word.text, (x0, y0, x1, y1), float(np.float32(word.confidence)))
