@@ -79,7 +79,7 @@ class Loss(Settings):
     vision_weight: NotNegative = 2e-3
     """dv_sft: weight of the vision loss, lambda in arXiv 2605.26656."""
     beta: Share = 0.3
-    """dv_sft: label smoothing over the vocabulary, beta in arXiv 2605.26656."""
+    """dv_sft: label smoothing over the labels of the page, beta in arXiv 2605.26656."""
     direction_weight: NotNegative = 1.0
     """basic: weight of the directional loss, arXiv 2508.06895."""
     semantics_weight: NotNegative = 0.01
