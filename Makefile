@@ -10,6 +10,7 @@ SLOTS ?= 1
 PAGES ?= 20
 SCALE ?= cpu
 ARGS ?=
+FORCE ?=
 
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
@@ -18,7 +19,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
 	evaluate schema test test-matrix lint format \
-	bench bench-train corners clean
+	bench bench-train corners clean clean-outputs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,7 +36,6 @@ labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--run
 	@$(LABELS) run -q --no-sync dvsft label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
 demo: labels | dev  ## after that, train a tiny model by SFT, BASIC and DV-SFT on a CPU and compare: out/demo
-	@rm -rf out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.demo --out out/demo
 
 study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
@@ -43,7 +43,7 @@ study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCA
 		--out out/study-$(SCALE) $(ARGS)
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --name $(SCALE) --study out/study-$(SCALE)
 
-study-publish: | dev  ## put the results of make study into docs/study.md: SCALE=cpu or gpu
+study-publish: | dev  ## put the results of make study into docs/results/study.md: SCALE=cpu or gpu
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --publish --name $(SCALE) --study out/study-$(SCALE)
 
 filter: | dev  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
@@ -58,13 +58,13 @@ stats: | labels-env  ## Table 1 of finished runs beside the paper's: OUT="folder
 preview: | labels-env  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
 	@$(LABELS) run -q --no-sync dvsft preview "$(OUT)" --pages $(PAGES)
 
-cluster-up: | labels-env  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/cluster.md
+cluster-up: | labels-env  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/how-to/cluster.md
 	@$(LABELS) run -q --no-sync python pipelines/cluster/flink.py up --taskmanagers $(TASKMANAGERS) --slots $(SLOTS)
 
 cluster-down:  ## end what cluster-up started
 	@python3 pipelines/cluster/flink.py down
 
-train: | dev  ## train in one process: CONFIG=train config; docs/training.md has the rest
+train: | dev  ## train in one process: CONFIG=train config; docs/how-to/train.md has the rest
 	@$(DEV) run -q --no-sync dvsft train --config "$(CONFIG)" $(ARGS)
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
@@ -98,7 +98,7 @@ format: | dev  ## let ruff mend what it can
 	@$(DEV) run -q --no-sync ruff check --fix .
 	@$(DEV) run -q --no-sync ruff format .
 
-bench: | labels-env  ## time the labelling pipeline against the bare engine, see docs/benchmarks.md
+bench: | labels-env  ## time the labelling pipeline against the bare engine, see docs/results/benchmarks.md
 	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
 bench-train: | dev  ## time and memory of a DV-SFT step against a stock SFT step
@@ -107,9 +107,17 @@ bench-train: | dev  ## time and memory of a DV-SFT step against a stock SFT step
 corners: | labels-env  ## measure whether labels sit where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)
 
-clean:  ## remove environments and outputs, and end the cluster
+clean:  ## remove environments, and end the cluster; what runs made in out/ stays
 	@python3 pipelines/cluster/flink.py down
-	rm -rf .uv .venv .venvs .flink out
+	rm -rf .uv .venv .venvs .flink
+
+clean-outputs:  ## remove out/, every label and checkpoint in it, after asking; FORCE=1 does not ask
+	@if [ ! -e out ]; then echo "there is no out/"; exit 0; fi; \
+	if [ "$(FORCE)" != 1 ]; then \
+		[ -t 0 ] || { echo "error: out/ holds $$(du -sh out | cut -f1) and nobody can be asked; make clean-outputs FORCE=1" >&2; exit 2; }; \
+		printf "remove out/, %s? [y/N] " "$$(du -sh out | cut -f1)"; read answer; \
+		[ "$$answer" = y ] || { echo "out/ stays"; exit 1; }; \
+	fi; rm -rf out
 
 .uv/bin/uv:
 	@echo "installing uv into .uv/"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -41,3 +42,9 @@ def read_all(out: Path) -> list[dict]:
 def rejects(out: Path) -> dict[str, tuple[str, str]]:
     lines = [json.loads(line) for path in out.glob("rejects/*/*.jsonl") for line in path.read_text().splitlines()]
     return {line["page_id"].rpartition("/")[2]: (line["stage"], line["reason"]) for line in lines}
+
+
+def alone() -> dict[str, str]:
+    """The environment of a process that is no rank of anything, also where this one trained before."""
+    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in ranks}

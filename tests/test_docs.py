@@ -5,7 +5,7 @@ import re
 import pytest
 from support import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("samples/*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/*.md")])
 
 
 def targets() -> set[str]:

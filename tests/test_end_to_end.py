@@ -1,14 +1,13 @@
 """From text to a judged checkpoint: label, train, predict, score, look, each as a user types it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-from support import ROOT, SAMPLES
+from support import ROOT, SAMPLES, alone
 
-ENVIRONMENT = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
+ENVIRONMENT = {**alone(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
 
 
 def run(*arguments: str | Path) -> str:

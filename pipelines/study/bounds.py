@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dvsft.evaluator.benchmarks import TEST_INSTRUCTION
 from dvsft.evaluator.scorers import normalized_edit_distance, squad_exact_match
+from dvsft.patchlabels import prompts
 from study import data
 from study.scales import Scale
 
@@ -30,13 +30,13 @@ def ceiling(text_model: Path, scale: Scale) -> dict[str, Any]:
     of more pages; "edits": benchmark -> normalized edit distance of each of the arms' documents, percent}."""
     ask = asker(text_model)
     asked = list(data.questions("validation", MORE * scale.tested, scale.sentences, scale.asked))
-    said = ask([prompt(words, f"{question}\n{TEST_INSTRUCTION}") for words, question, _ in asked], 8)
+    said = ask([prompt(words, prompts.ask(question)) for words, question, _ in asked], 8)
     right = [squad_exact_match(found, [answer]) for found, (_, _, answer) in zip(said, asked, strict=True)]
     edits = {}
     for name, words_of in (("contextual", data.contextual), ("noncontextual", data.non_contextual)):
         source = data.documents(name, scale.tested // 2, scale.sentences, words_of)
         texts = [json.loads(line)["text"] for line in source.splitlines()]
-        said = ask([prompt(text.split(), data.TRANSCRIBE) for text in texts], 64)
+        said = ask([prompt(text.split(), prompts.TRANSCRIBE) for text in texts], 64)
         edits[name] = [
             100 * normalized_edit_distance(found, ["\n".join(text.split())])
             for found, text in zip(said, texts, strict=True)

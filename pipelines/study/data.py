@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+from dvsft.patchlabels.prompts import TRANSCRIBE
+
 SUBJECTS = ("king", "man", "men", "mist", "night", "noon", "summer", "thorn", "ash", "ice", "dust", "fire")
 VERBS = ("cast", "hold", "lock", "mark", "met", "open", "put", "read", "rub", "set", "turn", "use")
 THINGS = ("bed", "book", "case", "paper", "name", "line", "face", "row", "ring", "fin", "ten", "white")
@@ -22,8 +24,6 @@ WORDS = tuple(word for words in CLASSES for word in words)
 
 FLOOR = 100 / len(SUBJECTS)
 """Percent right of the best guess without the page: every answer is one of the twelve words of a known class."""
-
-TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # as the evaluator asks
 
 KINDS = {
     "first": "first word",

@@ -57,6 +57,8 @@ def train_all(scale: Scale, out: Path) -> None:
 
 def last_screen(out: Path) -> str:
     """What came out, the arms side by side, whichever way it fell."""
+    from dvsft.evaluator.report import p_value, signed
+
     lines = [f"{'':10}{'steps':>8}{'forward passes':>17}{'answers right':>16}{'lens recall@1':>16}{'@5':>8}"]
     for arm in COMPARED:
         steps = len((out / "trained" / arm / "log.jsonl").read_text().splitlines())
@@ -68,13 +70,13 @@ def last_screen(out: Path) -> str:
         )
     report: Mapping[str, Any] = json.loads((out / "report/report.json").read_text())
     gain = report["differences"]["squad"][arms.ARMS["dv-sft"].title]
-    interval = f"95% interval {gain['low']:+.1f} to {gain['high']:+.1f}, p = {gain['p']:.3f}"
+    interval = f"95% interval {signed(gain['low'], 1)} to {signed(gain['high'], 1)}, p: {p_value(gain['p'])}"
     return "\n".join(
         [
             *lines,
             "",
             f"answers, DV-SFT - SFT: {gain['mean']:+.1f} points, {interval}",
-            f"({gain['n']} questions on pages that none has seen; paired bootstrap over pages)",
+            f"({gain['n']} questions on pages that none has seen; paired, pages as clusters)",
             "",
             "Same random model, seed, pages, questions, order, learning rate; one forward pass a step in all.",
             "The lens asks what a model reads AT each patch that holds a word.",

@@ -16,10 +16,12 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, get_cosine_schedule_with_warmup
 
+from dvsft.patchlabels.prompts import ask
 from dvsft.trainer.batch import INSTRUCTIONS
-from dvsft.trainer.graft import COPIED, graft
+from dvsft.trainer.families.qwen_vl import COPIED, tiny_config
+from dvsft.trainer.graft import graft
 from dvsft.trainer.loss import IGNORE
-from dvsft.trainer.tiny import tiny_config, write_tiny
+from dvsft.trainer.tiny import write_tiny
 from study import data
 from study.scales import Scale
 
@@ -92,8 +94,8 @@ def conversation(draw: random.Random, scale: Scale) -> list[tuple[str, bool]]:
     pieces = [("<|im_start|>user\n" + "\n".join(words) + "\n", False)]
     for number, (question, answer) in enumerate(found):
         start = "<|im_start|>user\n" if number else ""
-        instruction = "\n" + draw.choice(INSTRUCTIONS) if draw.random() < 0.5 else ""
-        prompt = f"{start}{question}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+        asked = ask(question, draw.choice(INSTRUCTIONS)) if draw.random() < 0.5 else question
+        prompt = f"{start}{asked}<|im_end|>\n<|im_start|>assistant\n"
         pieces += [(prompt, False), (f"{answer}<|im_end|>", True), ("\n", False)]
     return pieces
 

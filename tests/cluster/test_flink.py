@@ -172,9 +172,13 @@ def test_labels_go_from_s3_to_s3_with_credentials_from_the_options(cluster, buck
     assert {name for name in found if found[name] != expected[name]} == {"run.json"}  # which names the source's path
 
 
-def test_a_page_that_kills_its_worker_every_time_is_rejected(cluster, write_documents, tmp_path):
-    config = write_documents(["a", "b", "c", "poison", "q", "r"])
-    label(config, tmp_path / "flink", *cluster.options, "--parallelism=1")
+def test_a_page_that_kills_its_worker_every_time_is_rejected_and_its_slow_neighbor_is_not(
+    cluster, write_documents, tmp_path
+):
+    """When a worker dies Flink restarts the other one too, in the middle of the same page every time."""
+    config = write_documents(["a", "poison", "very-slow-1", "very-slow-2"])
+    label(config, tmp_path / "flink", *cluster.options, "--parallelism=2")
     assert rejects(tmp_path / "flink") == {"poison": ("label", "killed_worker")}
-    assert len(shards(tmp_path / "flink")) == 3
-    assert not list((tmp_path / "flink").rglob("*.attempt"))
+    assert "SIGSEGV" in next((tmp_path / "flink").glob("rejects/*/*")).read_text()
+    assert len(shards(tmp_path / "flink")) == 2
+    assert not list((tmp_path / "flink").rglob("*.attempt")) + list((tmp_path / "flink").rglob("*.part-*"))

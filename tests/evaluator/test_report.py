@@ -107,10 +107,10 @@ def test_every_sample_is_shown_with_its_own_picture(runs, data_folder):
     samples, pictures = browser.samples([compare.open_run(run) for run in runs], {"": str(data_folder)}, 10)
     files = {"docvqa": "docvqa/documents/{}.png", "chartqa": "chartqa/png/{}.png"}
     seen = set()
-    for sample in (sample for sample in samples if sample["benchmark"] in files):
-        number = next(digit for digit in "012" if digit in sample["question"])
-        path = data_folder / files[sample["benchmark"]].format(number)
-        shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample["image"]].partition(",")[2])))
+    for sample in (sample for sample in samples if sample.benchmark in files):
+        number = next(digit for digit in "012" if digit in sample.question)
+        path = data_folder / files[sample.benchmark].format(number)
+        shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample.image].partition(",")[2])))
         expected = Image.open(path).getpixel((250, 250))
         assert np.abs(np.subtract(shown.getpixel((250, 250)), expected)).max() <= 3
         seen.add(expected)

@@ -13,6 +13,7 @@ from dvsft.labeler.config import load
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.folder import prepare
 from dvsft.labeler.stages import LabelShards
+from dvsft.patchlabels import image
 
 
 def bad_inputs() -> dict[str, bytes]:
@@ -60,7 +61,7 @@ def test_every_page_labels_correctly_or_lands_in_rejects_with_its_reason(write_c
     for name, data in {**good_inputs(), **bad_inputs()}.items():
         (pages / name).write_bytes(data)
     config = write_config("images", pages, output={"pages_per_shard": 4})
-    assert label(config, tmp_path / "out") == 3  # 6 of 15 pages is more than 1%
+    assert label(config, tmp_path / "out") == 3  # 6 of 15 files and a further frame are more than 1%
     assert rejects(tmp_path / "out") == {
         "empty.png": ("decode", "empty"),
         "text.png": ("decode", "not_an_image"),
@@ -68,6 +69,7 @@ def test_every_page_labels_correctly_or_lands_in_rejects_with_its_reason(write_c
         "truncated.jpg": ("decode", "truncated"),
         "thin.png": ("grid", "no_grid"),
         "bomb.png": ("decode", "too_many_pixels"),
+        "animated.gif#2": ("decode", "further_frame"),
     }
     found = {row["id"].rpartition("/")[2]: row for row in read_all(tmp_path / "out")}
     assert sorted(found) == sorted(good_inputs())
@@ -80,7 +82,7 @@ def test_every_page_labels_correctly_or_lands_in_rejects_with_its_reason(write_c
         assert row["image"]["bytes"] == good_inputs()[name], name
     counts = stats.read(str(tmp_path / "out"))["images-train"]
     assert counts["pages"] == 9 and counts["rejected.page.decode.truncated"] == 2
-    assert "40.00% of all pages" in capsys.readouterr().out
+    assert "43.75% of all pages" in capsys.readouterr().out
 
 
 def test_rejects_below_the_limit_end_well(write_config, label, tmp_path):
@@ -192,6 +194,50 @@ def test_pictures_behind_a_link_are_found(write_config, label, tmp_path):
     (tmp_path / "pages/linked").symlink_to(tmp_path / "disk")
     assert label(write_config("images", tmp_path / "pages"), tmp_path / "out") == 0
     assert [row["id"] for row in read_all(tmp_path / "out")] == ["images/train/linked/a.png"]
+
+
+def test_files_that_make_no_page_are_rejected_with_a_reason_and_each_page_is_there_once(write_config, label, tmp_path):
+    pages = tmp_path / "pages"
+    (pages / "deep").mkdir(parents=True)
+    scan = draw_page()
+    scan.save(pages / "scan.tiff", save_all=True, append_images=[draw_page("two"), draw_page("three")])
+    (pages / "deep/a.png").write_bytes(encode(scan))
+    (pages / "deep/itself").symlink_to(pages)
+    (pages / "again").symlink_to(pages / "deep")
+    (pages / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (pages / "report.pdf").write_bytes(b"%PDF-1.7")
+    (pages / "Thumbs.db").write_bytes(b"x")
+    config = write_config("images", pages, output={"max_reject_share": 1.0})
+    assert label(config, tmp_path / "out") == 0
+    assert [row["id"] for row in read_all(tmp_path / "out")] == ["images/train/deep/a.png", "images/train/scan.tiff"]
+    assert rejects(tmp_path / "out") == {
+        "scan.tiff#2": ("decode", "further_frame"),
+        "scan.tiff#3": ("decode", "further_frame"),
+        "gone.png": ("source", "unreadable"),
+        "report.pdf": ("source", "no_picture"),
+        "Thumbs.db": ("source", "no_picture"),
+    }
+    counts = stats.read(str(tmp_path / "out"))["images-train"]
+    assert counts["rejected.file.source.no_picture"] == counts["rejected.page.source.no_picture"] == 1
+
+
+def test_a_thumbnail_in_a_tiff_is_no_page():
+    thumbnail = draw_page()
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}
+    assert image.count_frames(encode(draw_page(), "TIFF", save_all=True, append_images=[thumbnail])) == 1
+    assert image.count_frames(encode(draw_page(), "TIFF", save_all=True, append_images=[draw_page()])) == 2
+
+
+def test_what_is_no_picture_has_one_frame_at_most():
+    assert image.count_frames(b"") == image.count_frames(b"GIF89a") == image.count_frames(encode(draw_page())) == 1
+
+
+def test_a_run_in_the_folder_of_its_own_inputs_goes_on(write_config, label, tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(draw_page()))
+    config = write_config("images", tmp_path)
+    assert label(config, tmp_path) == 0
+    next(tmp_path.glob("labels/*/*.parquet")).unlink()
+    assert label(config, tmp_path) == 0
 
 
 def test_files_of_the_user_that_look_temporary_are_left_alone(write_config, label, tmp_path):

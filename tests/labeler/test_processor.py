@@ -1,6 +1,7 @@
 """Words and answers as token ids, whatever a tokenizer.json remembers of its last use."""
 
 import json
+import pickle
 
 import pytest
 from support import SAMPLES
@@ -56,6 +57,13 @@ def test_names_of_control_tokens_are_text(used_processor):
     assert not control & {token for each in ids for token in each}
     counted = count_answer_tokens([[{"answers": [name]} for name in names]], used_processor.tokenizer)
     assert counted == sum(map(len, ids))
+
+
+def test_names_of_control_tokens_are_text_in_another_process_too(used_processor):
+    sent = pickle.loads(pickle.dumps(used_processor))
+    words = ["<|image_pad|>", "incomprehensibilities", "42"]
+    assert sent.token_ids(words, leading_space=True) == used_processor.token_ids(words, leading_space=True)
+    assert sent.grid == used_processor.grid
 
 
 def test_other_words_get_the_ids_they_always_got():

@@ -44,7 +44,7 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
             assert token == tokenizer.encode(word["text"], add_special_tokens=False).ids[0]
 
 
-def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd):
+def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
     write, shards = rows.write, []
 
     def write_one(path, *rest):
@@ -56,6 +56,7 @@ def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, t
     assert label(squad_config, tmp_path / "out") == 2
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
     assert len(said) == 1 and "no space left" in said[0] and "same command again" in said[0]
+    assert not caplog.records  # nor in Beam's log
     assert len(list(tmp_path.glob("out/labels/*/*.parquet"))) == 1
     monkeypatch.undo()
     assert label(squad_config, tmp_path / "out") == 0 and len(read_all(tmp_path / "out")) == 40

@@ -43,5 +43,5 @@ def test_labels_go_from_s3_to_s3_resume_and_can_be_looked_at(bucket, tmp_path):
     bucket.delete_object(Bucket="labels", Key="out/labels/documents-train/00001-of-00003.parquet")
     assert run(*command).returncode == 0
     assert keys(bucket) == whole
-    shown = run("-m", "dvsft.labeler.preview.html", "s3://labels/out", "--pages", "2")
+    shown = run("-m", "dvsft.patchlabels.command", "preview", "s3://labels/out", "--pages", "2")
     assert shown.stdout.strip() == "s3://labels/out/preview.html", shown.stderr

@@ -3,16 +3,18 @@
 import io
 import json
 from collections import Counter
+from importlib import import_module
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import SAMPLES, draw_page
 
-from dvsft.labeler.config import Source
-from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.config import ConfigError, Source, parse
+from dvsft.labeler.page import Page, Reject, SourceError
 from dvsft.labeler.sources import hub
-from dvsft.labeler.sources.read import SourceError, read_source
+from dvsft.labeler.sources.layouts import LAYOUTS
+from dvsft.labeler.sources.read import read_source
 
 
 def read(**fields):
@@ -268,3 +270,13 @@ def test_a_missing_folder_of_parquet_is_not_asked_of_the_hub(tmp_path, monkeypat
     monkeypatch.setattr("datasets.load_dataset", lambda **arguments: pytest.fail("asked the hub"))
     with pytest.raises(SourceError, match=r"not-there does not exist; put its files there"):
         hub._load_arguments(Source(kind="docvqa", path=str(tmp_path / "not-there")))
+
+
+def test_every_layout_of_the_list_reads_what_the_list_says():
+    for kind, layout in LAYOUTS.items():
+        module = import_module(f"dvsft.labeler.sources.{layout.module}")
+        assert callable(module.records)
+        assert hasattr(module, "hub_records") == layout.on_hub
+        assert Source(kind=kind, path="x").rendered == layout.rendered
+    with pytest.raises(ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images"):
+        parse({"model": {"processor": "p"}, "source": [{"kind": "nonsense", "path": "x"}]})

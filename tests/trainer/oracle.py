@@ -19,7 +19,7 @@ from dvsft.trainer.train import open_data
 def plain_loop(config: Config, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """The figures of the first `steps` steps and the weights after them, in float32 on one process."""
     base, settings = Path(config.model.path), config.optimizer
-    plan = make_plan(config, *open_data(config, base))
+    plan = make_plan(config, open_data(config, base)[0])
     pages = pq.read_table(config.data.dataset[0].labels[0]).to_pylist()
     processor = AutoProcessor.from_pretrained(base)
     limits = {"shortest_edge": config.data.min_pixels, "longest_edge": config.data.max_pixels}
@@ -33,10 +33,10 @@ def plain_loop(config: Config, steps: int) -> tuple[list[dict[str, float]], dict
     figures, warmup = [], math.ceil(settings.warmup_ratio * plan.steps)
     for step in range(steps):
         samples = plan.samples[step * settings.global_batch : (step + 1) * settings.global_batch]
-        rows = [sample_losses(model, processor, pages[s.page], s, config.loss.beta) for s in samples if s is not None]
+        rows = [sample_losses(model, processor, pages[s.page], s, config.method.beta) for s in samples if s is not None]
         text, vision = (torch.cat(losses) for losses in zip(*rows, strict=True))
         optimizer.zero_grad()
-        (text.sum() / len(text) + config.loss.vision_weight * vision.sum() / len(vision)).backward()
+        (text.sum() / len(text) + config.method.vision_weight * vision.sum() / len(vision)).backward()
         norm = torch.stack([weight.grad.norm() for weight in trained]).norm()
         for weight in trained:
             weight.grad *= min(1.0, settings.max_grad_norm / float(norm))

@@ -83,7 +83,7 @@ def test_a_state_of_other_settings_is_refused_by_their_names(stopped, tiny, labe
 
 
 def test_every_setting_that_decides_a_result_tells_two_runs_apart():
-    config = {"output": "a", "tracker": "none", "seed": 0, "loss": {"beta": 0.1, "vision_weight": 1}}
+    config = {"output": "a", "tracker": "none", "seed": 0, "method": {"beta": 0.1, "vision_weight": 1}}
     config |= {"data": {"workers": 1, "dataset": [{"labels": ["x"]}]}, "checkpoint": {"resume_every": 1}}
     first = {"config": config, "ranks": 2, "labels": {"x/0": "aa"}, "samples_sha256": "s", "frozen_sha256": "f"}
     free = json.loads(json.dumps(first))
@@ -92,11 +92,11 @@ def test_every_setting_that_decides_a_result_tells_two_runs_apart():
     assert record.differences(first, free | {"steps": 3, "git_commit": "other"}) == []
     other = json.loads(json.dumps(first))
     other |= {"ranks": 1, "frozen_sha256": "g", "labels": {"x/0": "ab", "x/1": "aa"}}
-    other["config"]["loss"]["beta"] = 0.2
+    other["config"]["method"]["beta"] = 0.2
     other["config"]["data"]["dataset"][0]["labels"] = ["y"]
     assert record.differences(first, other) == [
         "ranks = 2, this run has 1",
-        "config.loss.beta = 0.1, this run has 0.2",
+        "config.method.beta = 0.1, this run has 0.2",
         "config.data.dataset.0.labels = ['x'], this run has ['y']",
         "labels.x/0 = aa, this run has ab",
         "frozen_sha256 = f, this run has g",
@@ -195,6 +195,26 @@ def test_a_figure_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     assert len(log.splitlines()) == 2 and "NaN" not in log
     train(config, resume=True)
     assert len(read_log(output / "log.jsonl")) == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("text_loss", math.inf), ("gradient_norm", -1.0), ("text_loss", math.nan)])
+def test_no_state_is_promised_where_none_was_saved(name, value):
+    """-1 is what DeepSpeed calls a norm that is not finite."""
+    training.check_finite({"text_loss": 1.0, "gradient_norm": 0.0}, 5, resume_every=5)
+    with pytest.raises(TrainingError, match=rf"^step 5: {name} is {value}, .*; no state was saved before; lower"):
+        training.check_finite({"text_loss": 1.0, "gradient_norm": 2.0, name: value}, 5, resume_every=5)
+
+
+def test_two_runs_of_one_output_have_ids_of_their_own(stopped, tiny, labels, tmp_path):
+    first = json.loads((stopped / "run.json").read_text())["run_id"]
+    again = tmp_path / "again"
+    shutil.copytree(stopped, again)
+    shutil.rmtree(stopped)
+    train(make_config(stopped, tiny, labels, **SHORT | {"optimizer__max_steps": 1}))
+    second = json.loads((stopped / "run.json").read_text())["run_id"]
+    assert len(first) == len(second) == 32 and first != second
+    shutil.rmtree(stopped)
+    again.rename(stopped)
 
 
 def test_the_seed_alone_decides_the_first_weights_of_a_lora(tiny, labels, tmp_path):

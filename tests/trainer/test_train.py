@@ -11,8 +11,8 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import alone
 from trainer_fixtures import (
-    alone,
     draw_page,
     final_weights,
     launch_two_ranks,
@@ -75,7 +75,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
         if stage != 1:
             basic = BASIC | {"deepspeed__zero_stage": stage, "optimizer__micro_batch": learn["optimizer__micro_batch"]}
             runs.append((f"basic-{stage}", four_layers, basic))
-    eager = {"loss__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
+    eager = {"method__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
     runs.append(("basic-attention", four_layers, BASIC | eager | {"deepspeed__zero_stage": 3}))
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
@@ -130,7 +130,7 @@ def test_basic_has_the_same_losses_in_all_zero_stages_and_rank_counts(
     two_ranks, four_layers, mixed, tmp_path, patch_weights
 ):
     """On pages and texts mixed; one rank, pass by pass and without gradient checkpointing, is the reference."""
-    eager = {"loss__patch_weights": patch_weights, "model__attention": "eager"}
+    eager = {"method__patch_weights": patch_weights, "model__attention": "eager"}
     train(make_config(tmp_path / "one", four_layers, mixed, optimizer__micro_batch=1, **BASIC, **eager))
     names = ["basic-attention"] if patch_weights == "attention" else ["basic-0", "basic-2", "basic-3"]
     for figure in ("text_loss", "direction_loss", "semantics_loss", "images"):
@@ -214,7 +214,7 @@ def test_run_json_says_what_the_run_was_made_from(one_rank, mixed):
     assert (
         list(record["labels"]) == [str(mixed / "0.parquet")] and len(record["labels"][str(mixed / "0.parquet")]) == 64
     )
-    assert record["samples"] == 4 * 36 and record["config"]["loss"]["beta"] == 0.1 and record["config"]["seed"] == 0
+    assert record["samples"] == 4 * 36 and record["config"]["method"]["beta"] == 0.1 and record["config"]["seed"] == 0
     assert record["parameters"]["vision_encoder"]["trainable"] == 0
     assert record["parameters"]["merger"]["trainable"] > 0 and record["versions"]["torch"]
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from support import alone
 from tokenizers import Tokenizer
 
 from dvsft.patchlabels import rows
@@ -33,6 +34,9 @@ COLOURS = [
     "white",
 ]
 WORDS = ["total", "date", "name", "tax", "sum", "paid", "from", "sent", "page", "order", "item", "price"]
+ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
+"""Shares: every answer token, labelled visual token and image counts one."""
+
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
 
@@ -118,7 +122,8 @@ def write_toml(path, config):
 
 
 def make_config(output, model, labels, **changes):
-    """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3."""
+    """A configuration for the tiny model; changes: dotted names with `__`, e.g. optimizer__max_steps=3;
+    method="sft" is another method's table."""
     from dvsft.trainer.config import Config
 
     table = {
@@ -131,7 +136,7 @@ def make_config(output, model, labels, **changes):
             "workers": 0,
             "dataset": [{"labels": [str(labels)], "questions_per_page": 2}],
         },
-        "loss": {"vision_weight": 2.0, "beta": 0.1, "chunk_size": 64},
+        "method": {"name": "dv_sft", "vision_weight": 2.0, "beta": 0.1, "chunk_size": 64},
         "optimizer": {"learning_rate": 5e-3, "global_batch": 8, "micro_batch": 2},
         "deepspeed": {"zero_stage": 0},
     }
@@ -140,14 +145,8 @@ def make_config(output, model, labels, **changes):
         inner = table
         for key in path:
             inner = inner.setdefault(key, {})
-        inner[last] = value
+        inner[last] = {"name": value, "chunk_size": 64} if name == "method" else value
     return build(table, Config)
-
-
-def alone():
-    """The environment of a process that is no rank of anything."""
-    ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in ranks}
 
 
 def launch_two_ranks(configs):

@@ -16,22 +16,16 @@ from dvsft.evaluator import hub, layouts
 from dvsft.evaluator.hub import HubSource
 from dvsft.evaluator.layouts import DataError
 from dvsft.evaluator.records import Sample
+from dvsft.patchlabels.prompts import TRANSCRIBE, ask
 
-TEST_INSTRUCTION = "Answer the question using a single word or phrase."
-TRANSCRIBE = "Write down all the text in the image, in reading order. Give the text only."  # (ours)
 OCRVQA_SAMPLES, OCRVQA_SEED = 3000, 0  # the number is the paper's, the seed is ours
-
-
-def question_prompt(question: str) -> str:
-    """The question, then on its own line the one test instruction."""
-    return f"{question}\n{TEST_INSTRUCTION}"
 
 
 def yes_no_prompt(question: str) -> str:
     """MME's own instruction gives way to the one test instruction, as in LLaVA's and lmms-eval's
     MME prompts.
     """
-    return question_prompt(question.strip().removesuffix("Please answer yes or no.").strip())
+    return ask(question.strip().removesuffix("Please answer yes or no."))
 
 
 def transcription_prompt(question: str) -> str:
@@ -56,7 +50,7 @@ class Benchmark:
     metrics: tuple[str, ...]
     folders: tuple[str, ...]
     hub: HubSource | None = None
-    prompt: Callable[[str], str] = question_prompt
+    prompt: Callable[[str], str] = ask
     max_new_tokens: int = 128
     grouped: bool = False
     group_metrics: Mapping[str, str] = field(default_factory=dict)

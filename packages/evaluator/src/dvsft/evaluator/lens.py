@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from PIL import Image
 
@@ -28,6 +30,10 @@ TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
 COLUMNS = ["id", "width", "height", "rows", "cols", "words", "patch_index", "token_id", "label_word"]
+
+
+Place = tuple[Path, int, int]
+"""Shard, row group, row."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +125,35 @@ def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
 
 
 def choose(shards: Sequence[Path], count: int) -> list[Page]:
-    """Up to `count` labelled pages at random, always the same ones for the same shards."""
-    found = [
-        Page(row, rows.open_shard(shard)[1].dataset, read_image)
-        for shard in shards
-        for row, read_image in layouts.shard_rows(shard, COLUMNS)
-        if row["patch_index"]
-    ]
-    return random.Random(0).sample(found, min(count, len(found)))
+    """Up to `count` labeled pages at random, always the same ones for the same shards. Only their words are held."""
+    places = [place for shard in shards for place in labeled_places(shard)]
+    chosen = random.Random(0).sample(places, min(count, len(places)))
+    found: dict[Place, Page] = {}
+    for shard, members in groupby(sorted(chosen), key=lambda place: place[0]):
+        found |= read_pages(shard, list(members))
+    return [found[place] for place in chosen]
+
+
+def labeled_places(shard: Path) -> Iterator[Place]:
+    """Where the pages of a shard are that have labels. Reads how many labels there are, nothing else."""
+    parquet, _ = rows.open_shard(shard)
+    for group in range(parquet.num_row_groups):
+        labels = parquet.read_row_group(group, columns=["patch_index"])["patch_index"]
+        for row, number in enumerate(pc.list_value_length(labels).to_pylist()):
+            if number:
+                yield shard, group, row
+
+
+def read_pages(shard: Path, places: Sequence[Place]) -> dict[Place, Page]:
+    """Pages of one shard, in the order of their row groups, each of which is read once."""
+    parquet, metadata = rows.open_shard(shard)
+    found = {}
+    for group, members in groupby(places, key=lambda place: place[1]):
+        table = parquet.read_row_group(group, columns=COLUMNS)
+        for place in members:
+            row = table.slice(place[2], 1).to_pylist()[0]
+            found[place] = Page(row, metadata.dataset, partial(layouts.shard_image, str(shard), group, place[2]))
+    return found
 
 
 @torch.inference_mode()

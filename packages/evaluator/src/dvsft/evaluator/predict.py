@@ -17,12 +17,13 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator import benchmarks, predictions, submission
-from dvsft.evaluator.benchmarks import TEST_INSTRUCTION, Benchmark
+from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
 from dvsft.evaluator.records import Prediction, Sample
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 
 PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656
 

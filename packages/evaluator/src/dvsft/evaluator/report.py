@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import jinja2
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
-from dvsft.evaluator.compare import Difference, Run
+from dvsft.evaluator.compare import Cell, Difference, Run
 from dvsft.evaluator.metrics import METRICS
 
 METHOD = (
@@ -38,7 +37,7 @@ def write(
     samples, pictures = browser.samples(runs, data, count)
     page = content | {
         "plots": [{"title": plot.title, "url": svg_url(plot.svg), "note": plot.note} for plot in drawn],
-        "browser": {"runs": names, "samples": samples, "pictures": pictures},
+        "browser": {"runs": names, "samples": [asdict(sample) for sample in samples], "pictures": pictures},
     }
     (out / "report.html").write_text(render("report.html.jinja", page), encoding="utf-8")
     return out / "report.html"
@@ -50,8 +49,8 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "scorer_set": first.scorer_set,
         "columns": [*columns(paper.IN_DOMAIN), *columns(paper.OUT_OF_DOMAIN)],
-        "rows": {run.name: compare.run_row(run, differences) for run in runs},
-        "paper": compare.paper_rows(),
+        "rows": {run.name: cells(compare.run_row(run, differences)) for run in runs},
+        "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
         "paper_mme": paper.MME,
         "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
@@ -63,6 +62,10 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "method": METHOD,
         "directions": {metric.name: metric.higher_is_better for metric in METRICS.values()},
     }
+
+
+def cells(row: Sequence[Cell]) -> list[dict[str, Any]]:
+    return [asdict(cell) for cell in row]
 
 
 def columns(names: Sequence[str]) -> list[str]:
@@ -124,8 +127,7 @@ def markdown_cell(text: str) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A half is rounded away from 0, as people do: 59.425, which no float holds, is 59.43."""
-    return "–" if value is None else f"{value + math.copysign(1e-9, value):.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from dvsft.labeler.sources.layouts import LAYOUTS
 from dvsft.patchlabels import settings
 from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
 
@@ -26,6 +27,11 @@ Font = Literal[
 ]
 FONTS: tuple[Font, ...] = get_args(Font)
 """Those in the package, see fonts/README.md."""
+
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(LAYOUTS)]
 
 ConfigError = settings.SettingsError
 
@@ -56,8 +62,8 @@ class Draw(Settings):
 class Source(Settings):
     """One dataset."""
 
-    kind: Literal["docvqa", "infographicvqa", "squad", "documents", "images"]
-    """Its layout, see docs/labels.md."""
+    kind: Kind
+    """Its layout, see docs/reference/labels.md."""
     path: str
     """Folder or file (local, s3://, gs://, hdfs://), or a dataset's hub id."""
     split: str = "train"
@@ -85,11 +91,11 @@ class Source(Settings):
     @property
     def rendered(self) -> bool:
         """Whether its pages are drawn from text (label-to-image) instead of read by OCR."""
-        return self.kind in ("squad", "documents")
+        return LAYOUTS[self.kind].rendered
 
 
 class Ocr(Settings):
-    """What finds the words of scanned pages. What each engine brings and costs is in docs/benchmarks.md."""
+    """What finds the words of scanned pages. What each engine brings and costs is in docs/results/benchmarks.md."""
 
     engine: Literal["rapidocr", "paddleocr"] = "rapidocr"
     """rapidocr brings its models; paddleocr is the paper's."""
@@ -252,7 +258,7 @@ def extras(config: Config, out: str = "") -> list[str]:
 
 def is_hub_layout(source: Source) -> bool:
     """Whether a source is in the Hugging Face layout: Parquet files, or a hub id where no such path exists."""
-    if source.kind not in ("docvqa", "infographicvqa", "squad", "documents") or "://" in source.path:
+    if not LAYOUTS[source.kind].on_hub or "://" in source.path:
         return False
     path = Path(source.path)
     if path.is_dir():

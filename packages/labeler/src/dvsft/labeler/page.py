@@ -26,7 +26,8 @@ class Page:
 class Reject:
     """A page, or one question of it, that was left out. stage: source, select (not asked for, by a filter or a
     draw), read, decode, grid, ocr, render, or label for anything that no stage foresaw.
-    reason: a short name to count by. message: what was found and expected."""
+    reason: a short name to count by. message: what was found and expected. what: page, question, or file for one that
+    nobody would take for a page."""
 
     page_id: str
     stage: str

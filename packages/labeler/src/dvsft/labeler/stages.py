@@ -1,13 +1,15 @@
-"""The Beam stages: thin wrappers around `shard` and `stats`. What travels through the runner are names of shards and
-counts, never images, so the same graph runs in this process and on a cluster."""
+"""The Beam stages: thin wrappers around `runs.shard` and `runs.stats`. Only names of shards and counts travel through
+the runner, never images, so the same graph runs in this process and on a cluster."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from itertools import chain
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -15,73 +17,74 @@ from apache_beam.utils.shared import Shared
 
 from dvsft.labeler import files
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.page import Reject
+from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.attempts import Attempt
+from dvsft.labeler.runs.child import each_alone
 from dvsft.labeler.runs.folder import Run
 from dvsft.labeler.runs.plan import Shard, read_pages
-from dvsft.labeler.runs.relabel import relabelled
-from dvsft.labeler.runs.shard import Row, each_page, label_image, label_text, write_shard
+from dvsft.labeler.runs.relabel import relabeled
+from dvsft.labeler.runs.shard import PageLabeler, Results, each_page, write_shard
 
 
+@dataclass(eq=False)
 class PlannedShards(beam.PTransform):
-    """The shards of a run, made where they are needed: the job itself holds but the names of the sources."""
+    """The shards of a run. They are listed on a worker, so the job itself holds only the names of the sources."""
 
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
+    run: Run
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         return pipeline | beam.Create(sorted(self.run.planned)) | beam.FlatMap(self.run.shards_of)
 
 
+@dataclass(eq=False)
 class LabelShards(beam.PTransform):
-    """Shard names -> the same names, once their files are there. A shard that is there already costs a look."""
+    """Shard names -> the same names, once their files are there. A shard that is whole is not labeled again.
 
-    def __init__(self, run: Run, threads: int):
-        super().__init__()
-        self.run, self.threads = run, threads
+    threads: pages at a time in a process.
+    """
+
+    run: Run
+    threads: int
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         return shards | beam.ParDo(_LabelShard(self.run, self.threads))
 
 
+@dataclass(eq=False)
 class RelabelShards(beam.PTransform):
     """As LabelShards, with the words of the run folder `source` in place of OCR and rendering."""
 
-    def __init__(self, run: Run, source: str):
-        super().__init__()
-        self.run, self.source = run, source
+    run: Run
+    source: str
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        return shards | beam.ParDo(_RelabelShard(self.run, self.source))
+        return shards | beam.ParDo(_RelabelShard(self.run, 1, self.source))
 
 
+@dataclass(eq=False)
 class CountShards(beam.PTransform):
-    """Shard names -> one (slug, counts) a source, read back from what was written."""
+    """Shard names -> one (slug, counts) per source, read back from what was written."""
 
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
+    run: Run
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         return shards | "Count" >> beam.ParDo(_CountShard(self.run)) | "Sum" >> beam.CombinePerKey(_sum_counts)
 
 
+@dataclass(eq=False)
 class WriteStats(beam.PTransform):
     """(slug, counts) of all sources -> stats.json in the run folder. A group under one key, and not CombineGlobally,
     whose default for an empty run costs every run a side input."""
 
-    def __init__(self, run: Run):
-        super().__init__()
-        self.run = run
+    run: Run
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         return (
             counts
             | "Together" >> beam.WithKeys(None)
             | beam.GroupByKey()
-            | "Write" >> beam.MapTuple(lambda _, found: stats.write(self.run, dict(found)))
+            | "Write" >> beam.MapTuple(lambda _, by_slug: stats.write(self.run, dict(by_slug)))
         )
 
 
@@ -92,69 +95,101 @@ def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
     return total
 
 
+class PageCounters:
+    """What a cluster's page shows of a job at work: pages done, labels, rejects by reason, milliseconds per page."""
+
+    def __init__(self) -> None:
+        self.pages = Metrics.counter("labeler", "pages")
+        self.labels = Metrics.counter("labeler", "labels")
+        self.milliseconds = Metrics.distribution("labeler", "milliseconds_per_page")
+
+    def add(self, results: Results, seconds: float) -> None:
+        """Count one page. To be called on the thread that Beam called, where its counters are found."""
+        self.pages.inc()
+        self.milliseconds.update(round(1000 * seconds))
+        for result in results:
+            if isinstance(result, Reject):
+                Metrics.counter("labeler", f"rejects_{result.stage}_{result.reason}").inc()
+            else:
+                self.labels.inc(len(result["patch_index"]))
+
+
+def _timed(label: Callable[[Page], Results], page: Page) -> tuple[Results, float]:
+    began = time.monotonic()
+    return label(page), time.monotonic() - began
+
+
+def _waited_for(pages: Iterable[Results]) -> Iterator[tuple[Results, float]]:
+    """The results of pages that are made one after another, and the seconds that each took."""
+    began = time.monotonic()
+    for results in pages:
+        yield results, time.monotonic() - began
+        began = time.monotonic()
+
+
+@dataclass(eq=False)
+class _LabelShard(beam.DoFn):
+    """Labels the pages of a shard on `threads` threads, so that a small run uses all cores too. All threads of a
+    process share one engine, also across shards."""
+
+    run: Run
+    threads: int
+    engine: Shared = field(default_factory=Shared, init=False)
+    counters: PageCounters = field(default_factory=PageCounters, init=False)
+
+    def setup(self) -> None:
+        self.processor = self.run.processor()
+        self.pool = ThreadPoolExecutor(self.threads)
+
+    def teardown(self) -> None:
+        self.pool.shutdown()
+
+    def process(self, shard: Shard) -> Iterator[Shard]:
+        if not files.exists(shard.labels):
+            with attempts.begun(shard) as attempt:
+                results = chain.from_iterable(self._results(shard, attempt))
+                write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
+        yield shard
+
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
+        labeler = self.run.labeler(shard.slug, self.processor)
+        label = partial(self._alone if attempt.careful else self._on_all_threads, labeler)
+        return attempt.each(lambda pages: self._counted(label(pages)), read_pages(shard))
+
+    def _on_all_threads(self, labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[tuple[Results, float]]:
+        if labeler.needs_engine:
+            labeler = replace(labeler, engine=self.engine.acquire(partial(make_engine, labeler.ocr)))
+        return each_page(partial(_timed, labeler), pages, self.pool, self.threads)
+
+    def _alone(self, labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[tuple[Results, float]]:
+        return _waited_for(each_alone(labeler, pages))
+
+    def _counted(self, pages: Iterable[tuple[Results, float]]) -> Iterator[Results]:
+        for results, seconds in pages:
+            self.counters.add(results, seconds)
+            progress.PAGES.add()
+            yield results
+
+
+@dataclass(eq=False)
+class _RelabelShard(_LabelShard):
+    """Labels rendered pages from their texts, as _LabelShard does, and scanned ones from the words of the old rows."""
+
+    source: str
+
+    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
+        if self.run.source(shard.slug).rendered:
+            return super()._results(shard, attempt)
+        old = Shard(self.source, shard.slug, shard.number, shard.of)
+        return self._counted(_waited_for(relabeled(old, self.processor, self.run.policy(shard.slug))))
+
+
+@dataclass(eq=False)
 class _CountShard(beam.DoFn):
-    def __init__(self, run: Run):
-        self.run = run
+    run: Run
 
     def setup(self) -> None:
         self.tokenizer = self.run.processor().tokenizer
 
     def process(self, shard: Shard) -> Iterator[tuple[str, Counter[str]]]:
         yield shard.slug, stats.count_shard(shard, self.tokenizer)
-
-
-class _LabelShard(beam.DoFn):
-    """Pages of a shard are labelled on `threads` threads: a shard is as fast as its pages, however unequal they are,
-    and a small run still uses all cores. All threads of a process share one engine, those of other shards too."""
-
-    def __init__(self, run: Run, threads: int):
-        self.run, self.threads = run, threads
-        self.engine = Shared()
-        self.pages = Metrics.counter("labeler", "pages")
-
-    def setup(self) -> None:
-        self.processor = self.run.processor()
-        self.pool = ThreadPoolExecutor(self.threads)
-
-    def process(self, shard: Shard) -> Iterator[Shard]:
-        if not files.exists(shard.labels):
-            with attempts.begun(shard) as attempt:
-                results = self._counted(self._results(shard, attempt))
-                write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
-        yield shard
-
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
-        label, pages = self._labeller(shard.slug), read_pages(shard)
-        if attempt.careful:
-            return attempt.each_alone(label, pages)
-        return each_page(label, pages, self.pool, self.threads)
-
-    def teardown(self) -> None:
-        self.pool.shutdown()
-
-    def _labeller(self, slug: str) -> Any:
-        source, policy = self.run.source(slug), self.run.policy(slug)
-        if source.rendered:
-            return lambda page: label_text(page, self.run.config.render, self.processor, policy)
-        engine = self.engine.acquire(partial(make_engine, self.run.config.ocr))
-        return lambda page: label_image(page, source, engine, self.processor, policy)
-
-    def _counted(self, results: Iterable[Row | Reject]) -> Iterator[Row | Reject]:
-        for result in results:
-            self.pages.inc()
-            progress.PAGES.add()
-            yield result
-
-
-class _RelabelShard(_LabelShard):
-    """Rendered pages are labelled as ever, from their texts; scanned ones from the words of the old rows."""
-
-    def __init__(self, run: Run, source: str):
-        super().__init__(run, threads=1)
-        self.source = source
-
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Row | Reject]:
-        if self.run.source(shard.slug).rendered:
-            return super()._results(shard, attempt)
-        old = Shard(self.source, shard.slug, shard.number, shard.of)
-        return relabelled(old, self.processor, self.run.policy(shard.slug))

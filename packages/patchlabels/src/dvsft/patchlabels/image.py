@@ -3,8 +3,10 @@ the same pixels in the same orientation."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,6 +21,12 @@ MAX_IMAGE_BYTES = 256 * 2**20
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 """What is decoded; Pillow knows more, among them formats that start other programs."""
+
+MANY_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")
+"""Where a further picture is one of its own; in a JPEG it is a depth map or a preview."""
+
+NEW_SUBFILE_TYPE, REDUCED = 254, 1
+"""TIFF 6.0, page 36: bit 0 of this tag says that a picture is a smaller version of another."""
 
 
 class ImageError(DvsftError):
@@ -48,6 +56,20 @@ def decode(data: bytes) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError("truncated", f"the {image.format} data cannot be decoded: {error}") from error
+
+
+def count_frames(data: bytes) -> int:
+    """How many pictures a file holds: pages of a TIFF less its thumbnails, frames of an animation. 1 for a file that
+    cannot be opened; of a damaged one those before the damage."""
+    count = 1
+    with contextlib.suppress(Exception):  # decode says what is wrong with it
+        image: Any = _open(data)
+        if image.format not in MANY_FRAMES:
+            return 1
+        for number in range(1, getattr(image, "n_frames", 1)):
+            image.seek(number)
+            count += not (image.format == "TIFF" and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED)
+    return count
 
 
 def _open(data: bytes) -> Image.Image:

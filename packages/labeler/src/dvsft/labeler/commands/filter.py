@@ -1,6 +1,6 @@
 """Measure which SQuAD questions need their text: --config FILE.toml [any Beam option].
 
-The perplexities go to the folder that filter.perplexities names; labelling with the same config keeps the questions
+The perplexities go to the folder that filter.perplexities names; labeling with the same config keeps the questions
 that its thresholds let through. Exit codes: 0 done; 2 the run cannot start, and why.
 """
 
@@ -47,14 +47,14 @@ def execute(run: FilterRun, config: Config, options: PipelineOptions) -> int:
     files.remove_temporary(run.out, before=started)
     counters = pipeline.result.metrics().query(MetricsFilter().with_name("questions"))["counters"]
     asked = sum(counter.committed for counter in counters)
-    print(f"\n{asked:,} questions in {seconds:.1f} s, {asked / seconds:.2f} a second, start included")
+    print(f"\n{asked:,} questions in {seconds:.1f} s, {asked / seconds:.2f} per second, start included")
     print(f"\n{summary(read_perplexities(run), config.filter)}\n\nperplexities: {results}/*/*.parquet")
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
-    settings.add_arguments(parser, "the TOML file of the labelling run, with [filter]")
+    settings.add_arguments(parser, "the TOML file of the labeling run, with [filter]")
     known, beam_flags = parser.parse_known_args(arguments)
     options = beam_options(beam_flags)
     FileSystems.set_options(options)

@@ -22,17 +22,18 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.runs import progress, stats
-from dvsft.labeler.runs.folder import Run, prepare
+from dvsft.labeler.runs import attempts, progress, stats
+from dvsft.labeler.runs.folder import RESULTS, Run, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
+logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
 def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
-    """The graph: every shard that is planned, labelled where it is missing, then counted."""
+    """The graph: every shard that is planned, labeled where it is missing, then counted."""
     (
         pipeline
         | "Shards" >> PlannedShards(run)
@@ -46,16 +47,17 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
 def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -> int:
     """Run the graph with progress, print what it made; returns the exit code."""
     started = time.time()
-    results, per_shard = files.join(run.out, "labels"), run.config.output.pages_per_shard
-    shown = progress.shown("labelling", results, run.planned, per_shard)
-    with one_line_if_full(run.out), shown, beam.Pipeline(options=options) as pipeline:
+    results, per_shard = files.join(run.out, RESULTS), run.config.output.pages_per_shard
+    shown = progress.shown("labeling", results, run.planned, per_shard)
+    sigterm = attempts.ended_by_sigterm()
+    with one_line_if_full(run.out), shown, sigterm, beam.Pipeline(options=options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
     files.remove_temporary(run.out, before=started)
-    found = stats.read(run.out)
-    print(f"\n{stats.funnel(found)}\n\nlabels:  {files.join(run.out, 'labels')}/*/*.parquet")
-    share, limit = stats.reject_share(found), run.config.output.max_reject_share
+    made = stats.read(run.out)
+    print(f"\n{stats.funnel(made)}\n\nlabels:  {results}/*/*.parquet")
+    share, limit = stats.reject_share(made), run.config.output.max_reject_share
     if share:
         print(f"rejects: {share:.2%} of all pages, with reasons in {files.join(run.out, 'rejects')}")
     if share > limit:

@@ -28,6 +28,7 @@ from dvsft.labeler.labels.processor import find_folder
 from dvsft.labeler.page import Page
 from dvsft.labeler.runs import progress
 from dvsft.labeler.runs.plan import Shard, read_pages
+from dvsft.patchlabels.prompts import first_answer
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 IGNORE = -100
@@ -142,7 +143,7 @@ def _encoded(scorer: Scorer, asked: Sequence[tuple[Page, Any]]) -> Iterator[tupl
     """Token ids of every answer, and of its prompt for each column. Of several answers the first one counts, as in
     training; a question without one gets no tokens. Prompt and answer are encoded apart, so that it is exactly known
     which tokens are the answer's."""
-    answers = [(qa["answers"] or [""])[0].strip() for _, qa in asked]
+    answers = [first_answer(qa["answers"]) for _, qa in asked]
     encoded = scorer.token_ids([TEMPLATE["answer"].format(answer=answer) for answer in answers], starts=False)
     prompts = {
         f"ppl_{name}": scorer.token_ids(

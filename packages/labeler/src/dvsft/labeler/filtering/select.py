@@ -25,7 +25,7 @@ from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Filter
 from dvsft.labeler.labels.render import undrawn_answer
 from dvsft.labeler.page import Page, Reject
-from dvsft.labeler.runs.identity import RunError, differences, same_are_there
+from dvsft.labeler.runs.identity import RunError, clear_unfinished, differences, is_same_run
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
 
 Row = dict[str, Any]
@@ -79,7 +79,8 @@ def prepare_filter(config: Config, scorer: Mapping[str, Any]) -> FilterRun:
     run = FilterRun(out, scorer, {slug: plan.summary() for slug, plan in plans.items()})
     saved = load(out).settings() if files.exists(_run_file(out)) else None
     cure = f"Delete {out}, or name another folder as filter.perplexities"
-    if not same_are_there(out, saved, run.settings(), "perplexities", cure):
+    if not is_same_run(out, saved, run.settings(), cure):
+        clear_unfinished(out, "perplexities")
         for slug, plan in plans.items():
             write_plan(out, slug, plan)
         files.write_bytes(_run_file(out), (json.dumps(run.settings(), indent=2, sort_keys=True) + "\n").encode())

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
@@ -25,10 +26,18 @@ class Processor:
     grid: GridSpec
     tokenizer: Tokenizer
 
+    def __reduce__(self) -> Any:
+        """A pickled tokenizer forgets that names of control tokens are text."""
+        return _unpickled, (self.grid, self.tokenizer.to_str())
+
     def token_ids(self, words: Sequence[str], leading_space: bool) -> list[list[int]]:
         """All token ids of each word on its own, no special tokens added."""
         texts = [f" {word}" for word in words] if leading_space else list(words)
         return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _unpickled(grid: GridSpec, tokenizer: str) -> Processor:
+    return Processor(grid, open_tokenizer(tokenizer.encode()))
 
 
 def open_processor(folder: str, settings: Model) -> Processor:

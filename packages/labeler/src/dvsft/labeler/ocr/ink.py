@@ -4,7 +4,7 @@ Text detectors return line boxes blown up by several pixels, and a recogniser kn
 it fired at. Labels hang on the bottom-right corner of a word, so each word's box is drawn again around the
 connected components of ink that are its characters: less table rules and frames, less pieces of the lines above
 and below, less specks. All thresholds are fractions of the height of the detected line, which is about twice the
-height of its text; docs/benchmarks.md says what they reach and that the result hardly moves with them.
+height of its text; docs/results/benchmarks.md says what they reach and that the result hardly moves with them.
 """
 
 from __future__ import annotations

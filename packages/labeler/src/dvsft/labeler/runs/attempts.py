@@ -1,70 +1,108 @@
-"""A page that kills its worker - a crash in native code, or no memory left - raises nothing that could be caught. It
-is found by what its workers leave behind.
+"""Attempts at a shard. Workers die: of a page that crashes native code or takes all memory, with their machine, with
+their neighbor on Flink, or at the end of a time limit. None of that raises an exception.
 
-While a shard is being labelled a note lies beside its labels. An exception takes it along; one that is found at the
-start was left by a worker that died. After two deaths the shard is labelled a page at a time, and the note names the
-page before it is begun; a page that then was the last one of two more workers is rejected. Runs without deaths pay
-for one note a shard.
+While a shard is being labeled a note stands beside it. One that is found at the start was left by a worker that died.
+It is no evidence against any page: it only says to be careful. After two deaths the pages that are left are labeled in
+a process of their own, see `child`, and only the end of that process speaks against the page it had.
+
+Finished pages are kept, see `parts`, so every attempt begins where the last one ended.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from dvsft.labeler import files
-from dvsft.labeler.page import Page, Reject
+from dvsft.labeler.page import Page
+from dvsft.labeler.runs.parts import Parts
 from dvsft.labeler.runs.plan import Shard
-from dvsft.labeler.runs.shard import Row, row_or_reject
+from dvsft.labeler.runs.shard import Results
 
-DEATHS_TOGETHER = 2
-"""A worker may die with its machine; only what goes on dying is worth going slowly."""
-DEATHS_ALONE = 2
+DEATHS_BEFORE_CARE = 2
+"""A worker may die with its machine; only a shard whose workers go on dying is worth a process of its own."""
+
+SECONDS_BETWEEN_PARTS = 10.0
+SECONDS_AFTER_A_DEATH = 1.0
+
+_UNDER_WAY: set[Attempt] = set()
+"""The attempts of this process, for the one signal handler that it can have."""
 
 
 class Attempt:
-    """One attempt at a shard, knowing how the earlier ones ended.
+    """One attempt at a shard. deaths: workers that died at this shard before."""
 
-    deaths: workers that died at this shard. killed: by page, how many died while it was the only page at work.
-    """
-
-    def __init__(self, path: str):
-        self.path = path
-        self.deaths = 0
-        self.killed: Counter[str] = Counter()
-        if files.exists(path):
-            left = json.loads(files.read_bytes(path))
-            self.deaths = left["deaths"] + 1
-            self.killed.update([*Counter(left["killed"]).elements(), *left["page"]])
-        self._note([])
+    def __init__(self, labels: str):
+        self.path = labels + files.NOTE
+        self.deaths = json.loads(files.read_bytes(self.path))["deaths"] + 1 if files.exists(self.path) else 0
+        files.write_bytes(self.path, json.dumps({"deaths": self.deaths}).encode())
+        self.parts = Parts(labels, SECONDS_AFTER_A_DEATH if self.deaths else SECONDS_BETWEEN_PARTS)
 
     @property
     def careful(self) -> bool:
-        return self.deaths >= DEATHS_TOGETHER
+        return self.deaths >= DEATHS_BEFORE_CARE
 
-    def each_alone(self, label: Callable[[Page], Row], pages: Iterable[Page]) -> Iterator[Row | Reject]:
-        """Label pages one at a time, less those that killed their workers."""
-        for page in pages:
-            if self.killed[page.id] >= DEATHS_ALONE:
-                message = f"{self.killed[page.id]} workers died while this was the only page they had"
-                yield Reject(page.id, "label", "killed_worker", message)
-            else:
-                self._note([page.id])
-                yield row_or_reject(page.id, partial(label, page))
+    def each(self, label: Callable[[Sequence[Page]], Iterable[Results]], pages: Sequence[Page]) -> Iterator[Results]:
+        """The results of all pages in order: those that are kept, then what `label` makes of the others."""
+        count = 0
+        for count, results in enumerate(self.parts.read(), start=1):  # noqa: B007 # used after the loop
+            yield results
+        for results in label(pages[count:]):
+            self.parts.add(results)
+            yield results
 
-    def _note(self, page: list[str]) -> None:
-        note = {"deaths": self.deaths, "killed": self.killed, "page": page}
-        files.write_bytes(self.path, json.dumps(note).encode())
+    def leave(self, timeout: float = -1) -> None:
+        """End without a death: keep what is finished, take the note away."""
+        with suppress(OSError):  # of a full disk, which the end of the run will tell
+            self.parts.save(timeout)
+        files.remove([self.path])
 
 
 @contextmanager
 def begun(shard: Shard) -> Iterator[Attempt]:
-    """An attempt at a shard; its note goes when the body ends, by an exception or without."""
-    attempt = Attempt(shard.labels + files.NOTE)
+    """An attempt at a shard, which ends with the body. Of one that fails the finished pages stay."""
+    attempt = Attempt(shard.labels)
+    _UNDER_WAY.add(attempt)
     try:
         yield attempt
-    finally:
+    except BaseException:
+        attempt.leave()
+        raise
+    else:
+        attempt.parts.remove()
         files.remove([attempt.path])
+    finally:
+        _UNDER_WAY.discard(attempt)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, the end of a batch system's time limit, end this process as before, but with its attempts left in
+    order. Where Python allows no handler, in a thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _leave_and_end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_and_end(number: int, _: FrameType | None) -> None:
+    # In a thread, because the handler interrupts this one, which may hold a lock that files need.
+    leaving = threading.Thread(target=_leave_all, daemon=True)
+    leaving.start()
+    leaving.join(timeout=10)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def _leave_all() -> None:
+    for attempt in list(_UNDER_WAY):
+        attempt.leave(timeout=3)

@@ -21,16 +21,20 @@ from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
-from dvsft.labeler.runs.identity import RunError, same_are_there
+from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
+from dvsft.labeler.runs.shard import PageLabeler
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
 from dvsft.patchlabels.settings import resolved
 
-UNFELT = (
+CHANGES_NO_LABEL = (
     "config.output.max_reject_share",
     *(f"config.filter.{key}" for key in ("device", "dtype", "max_length", "batch_tokens")),
 )
-"""Settings that change no label."""
+"""Settings that may differ from those of a run that goes on."""
+
+RESULTS = "labels"
+"""The folder of a run's shards."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class Run:
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
+
+    def labeler(self, slug: str, processor: Processor) -> PageLabeler:
+        """What labels the pages of a source, without an engine."""
+        return PageLabeler(self.source(slug), self.config.ocr, self.config.render, processor, self.policy(slug))
 
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
@@ -95,6 +103,7 @@ def prepare(config: Config, out: str) -> Run:
         planned={slug: plan.summary() for slug, plan in plans.items()},
     )
     if not same_run_is_there(run):
+        clear_unfinished(out, RESULTS)
         for slug, plan in plans.items():
             write_plan(out, slug, plan)
         save(run, folder)
@@ -102,14 +111,13 @@ def prepare(config: Config, out: str) -> Run:
 
 
 def same_run_is_there(run: Run) -> bool:
-    """Whether the folder holds this run already. Raises RunError if it holds another, or labels of unknown origin.
-    What a run left that was killed before it was ready is removed."""
+    """Whether the folder holds this run already. Raises RunError if it holds another."""
     saved = _settings(load(run.out)) if files.exists(_run_file(run.out)) else None
     cure = (
         f"Use another OUT, delete {run.out}, or re-project its rows: make relabel FROM={run.out} OUT=<new folder> "
         "CONFIG=<config>"
     )
-    return same_are_there(run.out, saved, _settings(run), "labels", cure, UNFELT)
+    return is_same_run(run.out, saved, _settings(run), cure, CHANGES_NO_LABEL)
 
 
 def save(run: Run, processor: Path) -> None:

@@ -13,23 +13,27 @@ class RunError(DvsftError):
     """A run folder that belongs to another run; says what differs and what to do."""
 
 
-def same_are_there(out: str, saved: Any, asked: Any, results: str, cure: str, ignored: Sequence[str] = ()) -> bool:
+def is_same_run(out: str, saved: Any, asked: Any, cure: str, ignored: Sequence[str] = ()) -> bool:
     """Whether a folder holds this run already.
 
-    saved: its settings, None where the folder holds no run.json. asked: those of this run. results: its folder of
-    results. ignored: settings that may differ, by key. What a run left that was killed before it was ready is removed.
-    Raises RunError if the folder holds another run, or results of unknown origin.
+    saved: its settings, None where the folder holds no run.json. asked: those of this run. ignored: settings that may
+    differ, by key. Raises RunError, which ends with the cure, if the folder holds another run.
     """
-    if saved is None:
-        left = [path for path in files.sizes(out) if path.split("/")[0] in ("plan", "rejects", results)]
-        if any(path.startswith(f"{results}/") for path in left):
-            raise RunError(f"{out} holds {results} but no run.json; use another OUT, or delete {out}")
-        files.remove([files.join(out, path) for path in left])
-        return False
-    differing = [said for key, said in differences(saved, asked) if key not in ignored]
+    differing = [said for key, said in differences(saved, asked) if key not in ignored] if saved is not None else []
     if differing:
         raise RunError(f"{out} holds a run with other settings: {'; '.join(differing)}. {cure}")
-    return True
+    return saved is not None
+
+
+def clear_unfinished(out: str, results: str) -> None:
+    """Remove what a run left in a folder without run.json: it was killed before it was ready.
+
+    results: the folder in it that holds results. Raises RunError if it does, because nobody knows how they were made.
+    """
+    left = [path for path in files.sizes(out) if path.split("/")[0] in ("plan", "rejects", results)]
+    if any(path.startswith(f"{results}/") for path in left):
+        raise RunError(f"{out} holds {results} but no run.json; use another OUT, or delete {out}")
+    files.remove([files.join(out, path) for path in left])
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""The plan of a run: which pages there are, in which shards. One Parquet file a source; row group k is shard k.
+"""The plan of a run: which pages there are, in which shards. One Parquet file per source; row group k is shard k.
 
 Pages are sorted by id and cut into shards of a fixed number, so the plan depends on the inputs alone. Workers read
-their pages from it; what travels through the runner is the name of a shard.
+their pages from it, so only names of shards travel through the runner.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def make_plan(source: Source, pages_per_shard: int) -> Plan:
         else:
             rejects.append(item)
     if not pages and not rejects:
-        raise SourceError(f"{source.kind}: found no pages in {source.path}; docs/labels.md says which files go there")
+        raise SourceError(f"{source.kind}: no pages in {source.path}; docs/reference/labels.md says what goes there")
     return cut(sorted(pages, key=lambda page: page.id), rejects, pages_per_shard)
 
 

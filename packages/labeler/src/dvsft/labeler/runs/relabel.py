@@ -1,4 +1,4 @@
-"""Another tokenizer, grid or label policy for rows that exist. Equal to labelling from scratch without a second OCR
+"""Another tokenizer, grid or label policy for rows that exist. Equal to labeling from scratch without a second OCR
 run: rows keep all words in px of the original page, so they are projected again. Rendered pages are drawn again from
 the plan's texts, because what is drawn depends on the grid."""
 
@@ -14,30 +14,30 @@ from dvsft.labeler.config import Config
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.processor import Processor, find_processor
 from dvsft.labeler.page import Reject
-from dvsft.labeler.runs.folder import Run, load, same_run_is_there, save
-from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.runs.folder import RESULTS, Run, load, same_run_is_there, save
+from dvsft.labeler.runs.identity import RunError, clear_unfinished
 from dvsft.labeler.runs.plan import Shard
-from dvsft.labeler.runs.shard import Row, make_row, row_or_reject
+from dvsft.labeler.runs.shard import Results, Row, make_row, row_or_reject
 from dvsft.labeler.word import words_of_row
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.rows import tokenizer_sha256
 
-UNSEEN = ("no_glyph", "misaligned")  # dropped before they became words: carried over
+LOST_BEFORE_WORDS = ("no_glyph", "misaligned")  # dropped before they became words: carried over
 
 
-def relabelled(shard: Shard, processor: Processor, policy: Policy) -> Iterator[Row | Reject]:
+def relabeled(shard: Shard, processor: Processor, policy: Policy) -> Iterator[Results]:
     """The rows of a finished shard with new labels, and its rejects as they were."""
     if files.exists(shard.rejects):
         for line in files.read_bytes(shard.rejects).splitlines():
-            yield Reject(**json.loads(line))
+            yield [Reject(**json.loads(line))]
     with files.open_binary(shard.labels) as file:
         for row in rows.read(file):
-            yield row_or_reject(row["id"], partial(_relabel, row, processor, policy))
+            yield [row_or_reject(row["id"], partial(_relabel, row, processor, policy))]
 
 
 def _relabel(row: Row, processor: Processor, policy: Policy) -> Row:
     words, size = words_of_row(row["words"]), (row["width"], row["height"])
-    picture, lost = row["image"], {reason: row["dropped"][reason] for reason in UNSEEN}
+    picture, lost = row["image"], {reason: row["dropped"][reason] for reason in LOST_BEFORE_WORDS}
     return make_row(row["id"], picture["bytes"], picture["path"], size, words, lost, row["qa"], processor, policy)
 
 
@@ -54,6 +54,7 @@ def prepare_relabel(config: Config, source: str, out: str) -> Run:
     tokenizer = {"name": config.model.processor, "sha256": tokenizer_sha256(folder)}
     run = replace(old, out=out, config=merged, tokenizer=tokenizer)
     if not same_run_is_there(run):
+        clear_unfinished(out, RESULTS)
         for path in files.sizes(source):
             if path.startswith("plan/") or path.endswith("/source.jsonl"):
                 files.write_bytes(files.join(out, path), files.read_bytes(files.join(source, path)))

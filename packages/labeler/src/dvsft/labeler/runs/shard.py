@@ -5,33 +5,81 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dvsft.labeler import files
-from dvsft.labeler.config import Render, Source
+from dvsft.labeler.config import Ocr, Render, Source
 from dvsft.labeler.labels.assign import Policy, assign
 from dvsft.labeler.labels.processor import Processor
 from dvsft.labeler.labels.render import render_page
+from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.lines import Engine, EngineError, read_page
 from dvsft.labeler.page import Page, Reject, Unusable
 from dvsft.labeler.runs.plan import Shard, write_rejects
 from dvsft.labeler.sources import hub
-from dvsft.labeler.sources.read import root
+from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
 from dvsft.patchlabels import image, rows
 from dvsft.patchlabels.grid import Grid, GridError
 from dvsft.patchlabels.rows import Metadata
 
 Row = dict[str, Any]
+Results = list[Row | Reject]
+"""What one page makes: its row or a reject, and a reject for each further page of its file."""
 
 
-def label_image(page: Page, source: Source, engine: Engine, processor: Processor, policy: Policy) -> Row:
-    """A scanned page -> its row. Raises Unusable."""
-    data = _read(page, source)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PageLabeler:
+    """A page of one source -> its results. Without an engine it can be sent to another process; `opened` has one."""
+
+    source: Source
+    ocr: Ocr
+    render: Render
+    processor: Processor
+    policy: Policy
+    engine: Engine | None = None
+
+    @property
+    def needs_engine(self) -> bool:
+        return not self.source.rendered
+
+    def opened(self) -> PageLabeler:
+        """The same with an engine of its own, where the source needs one. Raises EngineError."""
+        return replace(self, engine=make_engine(self.ocr)) if self.needs_engine else self
+
+    def __call__(self, page: Page) -> Results:
+        """Raises EngineError only."""
+        if self.source.rendered:
+            return [row_or_reject(page.id, partial(label_text, page, self.render, self.processor, self.policy))]
+        frames: list[Reject] = []
+        return [row_or_reject(page.id, partial(self._label_scan, page, frames)), *frames]
+
+    def _label_scan(self, page: Page, frames: list[Reject]) -> Row:
+        data = _read(page, self.source)
+        frames += further_frames(page, data)
+        assert self.engine is not None, "a labeler that is not opened"
+        return label_image(page, data, self.engine, self.processor, self.policy)
+
+
+def further_frames(page: Page, data: bytes) -> list[Reject]:
+    """A reject for each further page of a file: until they are read, nobody must take them for labeled."""
+    count = image.count_frames(data)
+    return [
+        Reject(f"{page.id}#{number}", "decode", "further_frame", f"picture {number} of {count}; only the first is read")
+        for number in range(2, count + 1)
+    ]
+
+
+def label_image(page: Page, data: bytes, engine: Engine, processor: Processor, policy: Policy) -> Row:
+    """The bytes of a scanned page -> its row. Raises Unusable."""
     try:
         picture = image.decode(data)
     except image.ImageError as error:
@@ -108,13 +156,12 @@ def write_shard(shard: Shard, results: Iterable[Row | Reject], metadata: Metadat
             files.remove([shard.rejects])
 
 
-def each_page(
-    label: Callable[[Page], Row], pages: Iterable[Page], pool: Executor, threads: int
-) -> Iterator[Row | Reject]:
-    """Label pages on the threads of a pool, in order; at most two pages a thread are in memory."""
-    waiting: deque[Any] = deque()
+def each_page(label: Callable[[Page], T], pages: Iterable[Page], pool: Executor, threads: int) -> Iterator[T]:
+    """What `label` makes of each page, on the threads of a pool, in order; at most two pages per thread are in
+    memory."""
+    waiting: deque[Future[T]] = deque()
     for page in pages:
-        waiting.append(pool.submit(row_or_reject, page.id, partial(label, page)))
+        waiting.append(pool.submit(label, page))
         if len(waiting) >= 2 * threads:
             yield waiting.popleft().result()
     while waiting:
@@ -160,6 +207,6 @@ def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
 
 
 def _as_stored(word: Word) -> Word:
-    """A word as float32 will give it back, so that relabelling stored words decides the same corners."""
+    """A word as float32 will give it back, so that relabeling stored words decides the same corners."""
     x0, y0, x1, y1 = (float(np.float32(edge)) for edge in word.box)
     return Word(word.text, (x0, y0, x1, y1), float(np.float32(word.confidence)))

@@ -20,6 +20,7 @@ from dvsft.labeler import files
 from dvsft.labeler.runs.folder import Run
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.runs.plan import Shard
+from dvsft.patchlabels.prompts import first_answer
 from dvsft.patchlabels.rows import DROP_REASONS, open_shard
 
 COLUMNS = [
@@ -36,8 +37,8 @@ PAPER = {
     "infographicvqa": (23_946, 4_406, 61_608, 4_173_608, 0.1194),
     "squad": (24_929, 13_183, 60_957, 2_607_031, 0.3144),
 }
-"""arXiv 2605.26656, Table 1, train splits: samples (questions), images, text labels, vision labels counted once a
-sample, share of visual tokens labelled."""
+"""arXiv 2605.26656, Table 1, train splits: samples (questions), images, text labels, vision labels counted once per
+sample, share of visual tokens labeled."""
 
 
 def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
@@ -66,8 +67,8 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
 
 def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
     """Tokens of the first answer to every question, as training takes it, without the token that ends a turn: so
-    the paper must have counted (docs/labels.md)."""
-    answers = [qa["answers"][0].strip() for page in pages for qa in page if qa["answers"]]
+    the paper must have counted (docs/reference/labels.md)."""
+    answers = [first_answer(qa["answers"]) for page in pages for qa in page if qa["answers"]]
     return sum(len(encoding) for encoding in tokenizer.encode_batch(answers, add_special_tokens=False))
 
 
@@ -103,79 +104,79 @@ def reject_share(stats: Mapping[str, Any]) -> float:
     """Pages that failed among all pages of a run. Those that nobody asked for, by a filter or a draw, did not fail."""
     rejected = sum(
         n
-        for found in stats.values()
-        for key, n in found.items()
+        for counts in stats.values()
+        for key, n in counts.items()
         if key.startswith("rejected.page.") and not key.startswith("rejected.page.select.")
     )
-    pages = sum(found.get("pages", 0) for found in stats.values())
+    pages = sum(counts.get("pages", 0) for counts in stats.values())
     return rejected / max(1, pages + rejected)
 
 
 def funnel(stats: Mapping[str, Any]) -> str:
-    """The funnel as text, a block a source, the paper's figures in a column of their own."""
+    """The funnel as text, a block per source, the paper's figures in a column of their own."""
     lines = []
-    for slug, found in stats.items():
-        lines += ["", f"{slug:<36}{'':>12}{'paper':>12}" if _paper_row(found) else slug]
-        lines += [f"  {name:<34}{value:>12}{paper:>12}".rstrip() for name, value, paper in _funnel_rows(found)]
+    for slug, counts in stats.items():
+        lines += ["", f"{slug:<36}{'':>12}{'paper':>12}" if _paper_row(counts) else slug]
+        lines += [f"  {name:<34}{value:>12}{paper:>12}".rstrip() for name, value, paper in _funnel_rows(counts)]
     return "\n".join(lines[1:])
 
 
-def _funnel_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    get = Counter(found)
-    rejected = {key.removeprefix("rejected."): n for key, n in found.items() if key.startswith("rejected.")}
+def _funnel_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    get = Counter(counts)
+    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
     rejected_pages = sum(n for key, n in rejected.items() if key.startswith("page."))
     unseen = get["dropped.no_glyph"] + get["dropped.misaligned"]
-    counts = {
+    shown = {
         "pages read": get["pages"] + rejected_pages,
         **{f"- {key}": n for key, n in rejected.items()},
-        "pages labelled": get["pages"],
+        "pages labeled": get["pages"],
         "questions": get["questions"],
         "words found": get["words"] + unseen,
         **{f"- {reason}": n for reason in DROP_REASONS if (n := get[f"dropped.{reason}"])},
         "labels": get["labels"],
         "visual tokens": get["patches"],
     }
-    return [(name, f"{n:,}", "") for name, n in counts.items()] + _paper_rows(found)
+    return [(name, f"{n:,}", "") for name, n in shown.items()] + _paper_rows(counts)
 
 
-def _paper_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _paper_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Ratios, with the paper's where it has this dataset. A sample is a question; a page without any is one."""
-    get = Counter(found)
+    get = Counter(counts)
     pages, samples = max(1, get["pages"]), max(1, get["samples"])
     rows = [
-        ("samples a page", get["samples"] / pages, "{:.2f}"),
-        ("text labels a sample", get["text_labels"] / samples, "{:.2f}"),
-        ("labels a page", get["labels"] / pages, "{:.1f}"),
-        ("labels a sample", get["labels_by_sample"] / samples, "{:.1f}"),
-        ("visual tokens a sample", get["patches_by_sample"] / samples, "{:.0f}"),
+        ("samples per page", get["samples"] / pages, "{:.2f}"),
+        ("text labels per sample", get["text_labels"] / samples, "{:.2f}"),
+        ("labels per page", get["labels"] / pages, "{:.1f}"),
+        ("labels per sample", get["labels_by_sample"] / samples, "{:.1f}"),
+        ("visual tokens per sample", get["patches_by_sample"] / samples, "{:.0f}"),
         (
-            "share of visual tokens labelled",
+            "share of visual tokens labeled",
             get["labels_by_sample"] / max(1, get["patches_by_sample"]),
             "{:.2%}",
         ),
     ]
-    paper = _paper_figures(found)
+    paper = _paper_figures(counts)
     return [
         (name, shape.format(value), shape.format(paper[name]) if name in paper else "") for name, value, shape in rows
     ]
 
 
-def _paper_row(found: Mapping[str, Any]) -> tuple[int, int, int, int, float] | None:
+def _paper_row(counts: Mapping[str, Any]) -> tuple[int, int, int, int, float] | None:
     """The paper's row for the data set of a source, if it trained on it."""
-    return PAPER.get(found["dataset"]) if found["split"] == "train" else None
+    return PAPER.get(counts["dataset"]) if counts["split"] == "train" else None
 
 
-def _paper_figures(found: Mapping[str, Any]) -> dict[str, float]:
-    paper = _paper_row(found)
+def _paper_figures(counts: Mapping[str, Any]) -> dict[str, float]:
+    paper = _paper_row(counts)
     if paper is None:
         return {}
     samples, images, texts, labels, share = paper
     return {
-        "samples a page": samples / images,
-        "text labels a sample": texts / samples,
-        "labels a sample": labels / samples,
-        "visual tokens a sample": labels / share / samples,
-        "share of visual tokens labelled": share,
+        "samples per page": samples / images,
+        "text labels per sample": texts / samples,
+        "labels per sample": labels / samples,
+        "visual tokens per sample": labels / share / samples,
+        "share of visual tokens labeled": share,
     }
 
 
@@ -187,12 +188,12 @@ def table(runs: Iterable[Mapping[str, Any]]) -> str:
     """Table 1 of arXiv 2605.26656 for what some runs made; the paper's row below each data set that it has."""
     lines = [_table_line("", ("samples", "images", "text labels", "vision labels", "coverage"))]
     for stats in runs:
-        for slug, found in stats.items():
-            get = Counter(found)
-            counts = [get[key] for key in ("samples", "pages", "text_labels", "labels_by_sample")]
+        for slug, counts in stats.items():
+            get = Counter(counts)
+            figures = [get[key] for key in ("samples", "pages", "text_labels", "labels_by_sample")]
             share = get["labels_by_sample"] / max(1, get["patches_by_sample"])
-            lines.append(_table_line(slug, (*(f"{n:,}" for n in counts), f"{share:.2%}")))
-            if paper := _paper_row(found):
+            lines.append(_table_line(slug, (*(f"{n:,}" for n in figures), f"{share:.2%}")))
+            if paper := _paper_row(counts):
                 lines.append(_table_line("  paper", (*(f"{n:,}" for n in paper[:-1]), f"{paper[-1]:.2%}")))
     return "\n".join(lines)
 

@@ -1,0 +1,28 @@
+"""The layouts that datasets come in. A new one is a file in this folder and an entry here.
+
+Named by module, so that settings can be read without importing any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """module: the file in this folder that reads it. Its `records(source)` yields what the publisher's files hold, as
+    `read.pages_of` groups them; its `hub_records(source)` does so for the Hugging Face layout, where `on_hub`.
+    rendered: pages are drawn from text (label-to-image) instead of read by OCR."""
+
+    module: str
+    rendered: bool = False
+    on_hub: bool = True
+
+
+LAYOUTS = {
+    "docvqa": Layout("rrc"),
+    "infographicvqa": Layout("rrc"),
+    "squad": Layout("squad", rendered=True),
+    "documents": Layout("documents", rendered=True),
+    "images": Layout("images", on_hub=False),
+}
+"""By the `kind` of a source."""
