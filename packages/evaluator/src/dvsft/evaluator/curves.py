@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dvsft.evaluator import benchmarks, compare, paper, plots
+from dvsft.evaluator import compare, paper, plots
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.plots import Point
@@ -82,7 +82,7 @@ def averages(run: Run) -> dict[str, float]:
 
 def scores(run: Run) -> dict[str, float]:
     found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
-    return {panel(benchmarks.get(name)): score for name, score in found.items()}
+    return {panel(run.judged[name].benchmark): score for name, score in found.items()}
 
 
 def panel(benchmark: Benchmark) -> str:
@@ -99,7 +99,7 @@ def alignment(run: Run) -> dict[str, float]:
 def resolutions(run: Run) -> list[Point]:
     """A point per scale at which pages were shown, of the benchmarks whose groups are scales."""
     found: dict[float, dict[str, float]] = {}
-    for benchmark in map(benchmarks.get, run.scores):
+    for benchmark in (judged.benchmark for judged in run.judged.values()):
         if benchmark.scale_of:
             for group, metrics in run.scores[benchmark.name]["groups"].items():
                 score = metrics[benchmark.metrics[0].name]["score"]

@@ -59,7 +59,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "differences": {
             name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()
         },
-        "titles": {entry.name: f"{entry.title} ({entry.name})" for entry in benchmarks.ENTRIES},
+        "titles": {name: judged.benchmark.heading for run in runs for name, judged in run.judged.items()},
         "method": METHOD,
         "directions": {metric.name: metric.higher_is_better for metric in benchmarks.METRICS.values()},
     }
