@@ -18,7 +18,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
-	evaluate schema test test-matrix lint format \
+	evaluate schema test test-matrix lint docs format \
 	bench bench-train corners clean clean-outputs
 
 help:  ## list the targets
@@ -93,6 +93,10 @@ lint: | dev  ## ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .
 	@$(DEV) run -q --no-sync ruff format --check .
 	@$(DEV) run -q --no-sync mypy
+
+docs: | $(UV)  ## build the site below site/, strictly: docs/ and the API from docstrings
+	@$(DEV) sync -q --frozen --inexact --group docs
+	@NO_MKDOCS_2_WARNING=1 $(DEV) run -q --no-sync mkdocs build --strict --quiet
 
 format: | dev  ## let ruff mend what it can
 	@$(DEV) run -q --no-sync ruff check --fix .

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Score
 from dvsft.evaluator.score import Judged
 
@@ -131,8 +130,8 @@ def difference(first: Run, run: Run, name: str) -> Difference | None:
     paired = pairing.pair(theirs, ours)
     if not paired.ids:
         return None
-    benchmark = benchmarks.get(name)
-    metric = benchmark.metrics[0]
+    benchmark = run.judged[name].benchmark
+    metric = benchmark.metrics[0].name
     weights = score.weights(benchmark, [ours[key] for key in paired.ids])
     counted = [key for key, weight in zip(paired.ids, weights, strict=True) if weight > 0]
     images = [ours[key].image for key in counted]
@@ -152,7 +151,7 @@ def against(first: Run, run: Run) -> dict[str, Difference]:
     found = {name: found for name in first.items if (found := difference(first, run, name))}
     tested = {name: d.p for name, d in found.items() if d.p is not None}
     for name, p in zip(tested, stats.holm(list(tested.values())), strict=True):
-        better = METRICS[found[name].metric].better(found[name].mean) if p < 0.05 else None
+        better = benchmarks.METRICS[found[name].metric].better(found[name].mean) if p < 0.05 else None
         found[name] = replace(found[name], holm=p, better=better)
     return found
 
