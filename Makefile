@@ -18,7 +18,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
-	evaluate schema test test-matrix lint format \
+	evaluate schema test test-matrix lint docs format \
 	bench bench-train corners clean clean-outputs
 
 help:  ## list the targets
@@ -43,7 +43,7 @@ study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCA
 		--out out/study-$(SCALE) $(ARGS)
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --name $(SCALE) --study out/study-$(SCALE)
 
-study-publish: | dev  ## put the results of make study into docs/study.md: SCALE=cpu or gpu
+study-publish: | dev  ## put the results of make study into docs/results/study.md: SCALE=cpu or gpu
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --publish --name $(SCALE) --study out/study-$(SCALE)
 
 filter: | dev  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
@@ -58,13 +58,13 @@ stats: | labels-env  ## Table 1 of finished runs beside the paper's: OUT="folder
 preview: | labels-env  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
 	@$(LABELS) run -q --no-sync dvsft preview "$(OUT)" --pages $(PAGES)
 
-cluster-up: | labels-env  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/cluster.md
+cluster-up: | labels-env  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/how-to/cluster.md
 	@$(LABELS) run -q --no-sync python pipelines/cluster/flink.py up --taskmanagers $(TASKMANAGERS) --slots $(SLOTS)
 
 cluster-down:  ## end what cluster-up started
 	@python3 pipelines/cluster/flink.py down
 
-train: | dev  ## train in one process: CONFIG=train config; docs/training.md has the rest
+train: | dev  ## train in one process: CONFIG=train config; docs/how-to/train.md has the rest
 	@$(DEV) run -q --no-sync dvsft train --config "$(CONFIG)" $(ARGS)
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
@@ -94,11 +94,15 @@ lint: | dev  ## ruff and mypy
 	@$(DEV) run -q --no-sync ruff format --check .
 	@$(DEV) run -q --no-sync mypy
 
+docs: | $(UV)  ## build the site below site/, strictly: docs/ and the API from docstrings
+	@$(DEV) sync -q --frozen --inexact --group docs
+	@NO_MKDOCS_2_WARNING=1 $(DEV) run -q --no-sync mkdocs build --strict --quiet
+
 format: | dev  ## let ruff mend what it can
 	@$(DEV) run -q --no-sync ruff check --fix .
 	@$(DEV) run -q --no-sync ruff format .
 
-bench: | labels-env  ## time the labelling pipeline against the bare engine, see docs/benchmarks.md
+bench: | labels-env  ## time the labelling pipeline against the bare engine, see docs/results/benchmarks.md
 	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
 bench-train: | dev  ## time and memory of a DV-SFT step against a stock SFT step

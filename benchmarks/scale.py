@@ -1,5 +1,5 @@
-"""What docs/scale.md multiplies: CPU seconds a page with one and with two worker processes, and the requests that a
-page and a shard cost on S3.
+"""What docs/explanation/scale.md multiplies: CPU seconds per page with one and with two worker processes, and the
+requests per page and per shard on S3.
 
     python benchmarks/scale.py [--pages N] [--shards N]
 

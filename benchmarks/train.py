@@ -19,15 +19,17 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from dvsft.trainer.config import Loss
 from dvsft.trainer.loss import IGNORE, TEXT
+from dvsft.trainer.methods import SUPERVISION, Method
+from dvsft.trainer.methods.basic import Basic
+from dvsft.trainer.methods.dv_sft import DvSft
+from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel, freeze
 
 VOCABULARY, IMAGE_TOKEN = 151_936, 151_655
@@ -109,18 +111,19 @@ def make_batch(device: str) -> dict[str, Tensor]:
         "image_grid_thw": torch.tensor([[1, 2 * ROWS, 2 * COLS]]),
         "labels": labels,
         "image_index": image_index,
+        "visual": ids == IMAGE_TOKEN,
     }
     return {name: value.to(device) for name, value in batch.items()}
 
 
 Step = Callable[[], Tensor]
-METHODS: dict[str, Literal["sft", "dv_sft", "basic"]] = {"SFT": "sft", "DV-SFT": "dv_sft", "BASIC": "basic"}
+METHODS: dict[str, Method] = {"SFT": Sft(), "DV-SFT": DvSft(), "BASIC": Basic()}
 
 
 def variants(model: Qwen3VLForConditionalGeneration, batch: dict[str, Tensor]) -> dict[str, Step]:
     """Each returns the loss of one forward pass, with the default settings. Text and vision losses are means. The
     same parts train in all, so that a difference is the loss's."""
-    inputs = {name: value for name, value in batch.items() if name not in ("labels", "image_index")}
+    inputs = {name: value for name, value in batch.items() if name not in SUPERVISION}
     is_text = (batch["labels"] != IGNORE) & (batch["image_index"] == TEXT)
     is_visual = batch["image_index"] >= 0
     texts, visuals = int(is_text.sum()), int(is_visual.sum())
@@ -131,8 +134,10 @@ def variants(model: Qwen3VLForConditionalGeneration, batch: dict[str, Tensor]) -
     def stock_sft() -> Tensor:
         return model(**inputs, labels=shifted, use_cache=False).loss
 
-    def ours(method: Literal["sft", "dv_sft", "basic"]) -> Tensor:
-        return SupervisedModel(model, method, Loss())(batch, 1 / texts, 1 / visuals, 1.0).loss
+    shares = {"text_labels": 1 / texts, "vision_labels": 1 / visuals, "images": 1.0}
+
+    def ours(method: Method) -> Tensor:
+        return SupervisedModel(model, method)(batch, shares).loss
 
     def unfused_dvsft() -> Tensor:
         log_p = model(**inputs, use_cache=False).logits.float().log_softmax(-1)

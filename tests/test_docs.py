@@ -5,7 +5,9 @@ import re
 import pytest
 from support import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("samples/*.md")])
+from dvsft.patchlabels.command import VERBS
+
+DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/*.md")])
 
 
 def targets() -> set[str]:
@@ -16,6 +18,25 @@ def targets() -> set[str]:
 def test_every_make_command_is_a_target(path):
     named = set(re.findall(r"(?:`| {4})make ([a-z-]+)", path.read_text()))
     assert named <= targets()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_dvsft_command_is_a_verb(path):
+    named = set(re.findall(r"(?: {4}|`)dvsft ([a-z]+)", path.read_text()))
+    assert named <= set(VERBS)
+
+
+def test_no_document_installs_in_a_way_that_removes_another_package():
+    assert not [path.name for path in DOCUMENTS if re.search(r"uv sync (?!.*--inexact).*--package", path.read_text())]
+
+
+def test_the_site_has_every_page_and_the_api_of_every_package():
+    config = (ROOT / "mkdocs.yml").read_text()
+    pages = {str(path.relative_to(ROOT / "docs")) for path in ROOT.glob("docs/**/*.md")}
+    assert set(re.findall(r"- ([\w/-]+\.md)$", config, re.MULTILINE)) == pages
+    for package in (ROOT / "packages").iterdir():
+        if (package / "pyproject.toml").exists():
+            assert f"packages/{package.name}/src" in config and f"reference/api/{package.name}.md" in pages
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

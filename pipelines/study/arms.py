@@ -18,8 +18,8 @@ from study.scales import Scale
 
 @dataclass(frozen=True)
 class Arm:
-    """title: its row in tables. changes: what it sets in the trainer's configuration, tables key by key. labels: the
-    label shards it trains on, "data" or "shuffled"."""
+    """title: its row in tables. changes: what it sets in the trainer's configuration, tables key by key, the table of
+    another method as a whole. labels: the label shards it trains on, "data" or "shuffled"."""
 
     title: str
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -27,17 +27,17 @@ class Arm:
 
 
 def _weighted(weight: float) -> Arm:
-    return Arm(f"DV-SFT, lambda {weight:g}", {"loss": {"vision_weight": weight}})
+    return Arm(f"DV-SFT, lambda {weight:g}", {"method": {"vision_weight": weight}})
 
 
 ARMS: dict[str, Arm] = {
-    "sft": Arm("SFT", {"method": "sft"}),
+    "sft": Arm("SFT", {"method": {"name": "sft"}}),
     "dv-sft": Arm("DV-SFT"),
-    "basic": Arm("BASIC", {"method": "basic"}),
-    "beta-0": Arm("DV-SFT, no smoothing", {"loss": {"beta": 0.0}}),
-    "beta-0.1": Arm("DV-SFT, beta 0.1", {"loss": {"beta": 0.1}}),
-    "beta-0.2": Arm("DV-SFT, beta 0.2", {"loss": {"beta": 0.2}}),
-    "beta-0.4": Arm("DV-SFT, beta 0.4", {"loss": {"beta": 0.4}}),
+    "basic": Arm("BASIC", {"method": {"name": "basic"}}),
+    "beta-0": Arm("DV-SFT, no smoothing", {"method": {"beta": 0.0}}),
+    "beta-0.1": Arm("DV-SFT, beta 0.1", {"method": {"beta": 0.1}}),
+    "beta-0.2": Arm("DV-SFT, beta 0.2", {"method": {"beta": 0.2}}),
+    "beta-0.4": Arm("DV-SFT, beta 0.4", {"method": {"beta": 0.4}}),
     "lambda-0.0002": _weighted(2e-4),
     "lambda-0.002": _weighted(2e-3),  # the paper's
     "lambda-0.02": _weighted(2e-2),
@@ -53,7 +53,7 @@ def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Pa
     """The trainer's settings of one run. The only place where they are made."""
     settings: dict[str, Any] = {
         "output": str(output),
-        "method": "dv_sft",
+        "method": {"name": "dv_sft", "vision_weight": scale.vision_weight, "beta": 0.3},
         "seed": seed,
         "tracker": "none",
         "model": {
@@ -74,12 +74,13 @@ def training_config(arm: Arm, scale: Scale, study: Path, model: Path, output: Pa
             "micro_batch": scale.batch,
             "epochs": scale.epochs,
         },
-        "loss": {"vision_weight": scale.vision_weight, "beta": 0.3},
         "deepspeed": {"zero_stage": 0},
         "checkpoint": {"export_at": [round(third * scale.epochs / 3, 4) for third in (1, 2)]},
     }
     for name, change in arm.changes.items():
-        settings[name] = {**settings[name], **change} if isinstance(change, Mapping) else change
+        settings[name] = (
+            change if "name" in change else {**settings[name], **change}
+        )  # another method's table is its own
     return settings
 
 

@@ -1,8 +1,8 @@
 """Stored results -> tables and plots.
 
 python -m study.report --study out/study-cpu              # into out/study-cpu/report.md
-python -m study.report --publish --study out/study-cpu    # into docs/study.md, and the results into docs/study/cpu.json
-python -m study.report --publish                          # docs/study.md again, from the results stored there
+python -m study.report --publish --study out/study-cpu    # into docs/results/study.md, results into study/cpu.json
+python -m study.report --publish                          # docs/results/study.md again, from the results stored there
 
 with PYTHONPATH=pipelines. Only --publish writes into docs.
 """
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", default="cpu", help="of the study in the document's folder: cpu, gpu")
     parser.add_argument("--study", type=Path, help="the folder of a study, with its results")
     parser.add_argument("--publish", action="store_true", help="write into the document, not into the study's folder")
-    parser.add_argument("--document", type=Path, default=Path("docs/study.md"))
+    parser.add_argument("--document", type=Path, default=Path("docs/results/study.md"))
     options = parser.parse_args(arguments)
     if not options.study and not options.publish:
         parser.error("name a study by --study FOLDER, or give --publish to draw the stored one again")

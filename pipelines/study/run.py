@@ -105,7 +105,7 @@ def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:
         "arm": arm,
         "title": arms.ARMS[arm].title,
         "seed": seed,
-        "loss": settings["loss"],
+        "loss": settings["method"],
         "config": json.loads((output / "run.json").read_text())["config"],
         **provenance.origin(scale),
         "steps": len(steps),

@@ -18,9 +18,10 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, get_cosin
 
 from dvsft.patchlabels.prompts import ask
 from dvsft.trainer.batch import INSTRUCTIONS
-from dvsft.trainer.graft import COPIED, graft
+from dvsft.trainer.families.qwen_vl import COPIED, tiny_config
+from dvsft.trainer.graft import graft
 from dvsft.trainer.loss import IGNORE
-from dvsft.trainer.tiny import tiny_config, write_tiny
+from dvsft.trainer.tiny import write_tiny
 from study import data
 from study.scales import Scale
 

@@ -3,6 +3,7 @@ un-shifted.
 """
 
 import json
+import random
 import time
 
 import pytest
@@ -118,8 +119,49 @@ def test_unreadable_pages_are_counted_and_the_rest_is_measured(model_folder, lab
 
 
 def test_word_heights_fall_into_their_bins():
-    hits = [{"dataset": "d", "height": h, "rank": r} for h, r in ((0.4, 0), (0.5, 4), (2.9, 5), (3.0, 0))]
+    hits = [lens.Hit("d", h, r) for h, r in ((0.4, 0), (0.5, 4), (2.9, 5), (3.0, 0))]
     bins = lens.recalls(hits)["heights"]
     assert {name: found["recall@5"] for name, found in bins.items()} == {
         "below 0.5": 1.0, "0.5 to 0.75": 1.0, "2 to 3": 0.0, "3 and more": 1.0,
     }  # fmt: skip
+
+
+@pytest.fixture
+def three_shards(labels_folder, tmp_path, monkeypatch):
+    """Three shards of ten pages in row groups of four; every third page has no label."""
+    shard = lens.find_shards(labels_folder)[0]
+    page, metadata = next(rows.read(shard)), rows.open_shard(shard)[1]
+    bare = page | {"patch_index": [], "token_id": [], "label_word": []}
+    monkeypatch.setattr(rows, "ROW_GROUP_PAGES", 4)
+    for number in range(3):
+        pages = [(page if i % 3 else bare) | {"id": f"p{10 * number + i:02d}"} for i in range(10)]
+        rows.write(tmp_path / f"{number}.parquet", pages, metadata)
+    return lens.find_shards(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 7, 18, 50])
+def test_the_pages_are_a_fixed_sample_of_all_labeled_ones(three_shards, count):
+    labeled = [row["id"] for shard in three_shards for row in rows.read(shard) if row["patch_index"]]
+    expected = random.Random(0).sample(labeled, min(count, len(labeled)))
+    chosen = lens.choose(three_shards, count)
+    assert [page.row["id"] for page in chosen] == expected and len(labeled) == 18
+    assert set(chosen[0].row) == set(lens.COLUMNS) and chosen[0].dataset == "squad"
+    images = {row["id"]: row["image"]["bytes"] for shard in three_shards for row in rows.read(shard)}
+    assert all(page.read_image() == images[page.row["id"]] for page in chosen)
+
+
+def test_words_are_read_of_the_chosen_row_groups_alone_and_a_shard_is_opened_twice_at_most(three_shards, monkeypatch):
+    opened, read, open_shard = [], [], rows.open_shard
+
+    def watched(shard):
+        opened.append(shard)
+        parquet, metadata = open_shard(shard)
+        whole = parquet.read_row_group
+        parquet.read_row_group = lambda group, columns: read.append((shard, group, columns)) or whole(group, columns)
+        return parquet, metadata
+
+    monkeypatch.setattr(rows, "open_shard", watched)
+    lens.choose(three_shards, 2)
+    with_words = [(shard, group) for shard, group, columns in read if "words" in columns]
+    assert 1 <= len(with_words) == len(set(with_words)) <= 2
+    assert max(opened.count(shard) for shard in three_shards) <= 2

@@ -87,7 +87,7 @@ def test_samples_where_runs_disagree_are_shown_first(runs):
 
 def test_checkpoints_and_scales_become_curves(runs):
     opened = [compare.open_run(run) for run in runs]
-    drawn = {plot.title: plot.svg for plot in curves.of(opened)}
+    drawn = {plot.title: plot.svg for plot in curves.all_plots(opened)}
     assert set(drawn) == {"Scores by epoch", "Transcription by resolution"}
     points = [curves.point(run, curves.scores(run)) for run in opened]
     (line,) = plots.series(points, "epoch", "ChartQA ↑").values()
@@ -107,10 +107,10 @@ def test_every_sample_is_shown_with_its_own_picture(runs, data_folder):
     samples, pictures = browser.samples([compare.open_run(run) for run in runs], {"": str(data_folder)}, 10)
     files = {"docvqa": "docvqa/documents/{}.png", "chartqa": "chartqa/png/{}.png"}
     seen = set()
-    for sample in (sample for sample in samples if sample["benchmark"] in files):
-        number = next(digit for digit in "012" if digit in sample["question"])
-        path = data_folder / files[sample["benchmark"]].format(number)
-        shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample["image"]].partition(",")[2])))
+    for sample in (sample for sample in samples if sample.benchmark in files):
+        number = next(digit for digit in "012" if digit in sample.question)
+        path = data_folder / files[sample.benchmark].format(number)
+        shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample.image].partition(",")[2])))
         expected = Image.open(path).getpixel((250, 250))
         assert np.abs(np.subtract(shown.getpixel((250, 250)), expected)).max() <= 3
         seen.add(expected)
@@ -208,9 +208,7 @@ def test_the_lens_page_shows_labels_and_readings_in_a_real_browser(chromium, mod
 
 
 def test_every_entry_names_scorers_that_exist_and_says_where_its_data_is():
-    from dvsft.evaluator import scorers
-
     for entry in benchmarks.ENTRIES:
         for metric in (*entry.metrics, *entry.group_metrics.values()):
-            assert callable(getattr(scorers, metric))
+            assert callable(metric.function)
         assert entry.layout and entry.folders

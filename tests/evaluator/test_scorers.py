@@ -11,6 +11,7 @@ import pytest
 from evaluator_fixtures import predicted
 
 from dvsft.evaluator import benchmarks, evalai, score, scorer_sets, scorers
+from dvsft.evaluator.metrics import METRICS
 
 PEERS = json.loads((Path(__file__).parent / "peers.json").read_text())
 SCENES_NOT_PUBLISHED = [f"Places365_val_{number:08d}.jpg" for number in (44, 50, 78, 87, 93, 118, 119, 124, 125)]
@@ -273,7 +274,7 @@ def test_scorer_sets_give_the_scores_that_the_toolkits_own_code_gave(scorer_set)
     rows = [row for row in PEERS["scores"] if scorer_set in row]
     assert {row["metric"] for row in rows} >= {"anls", "relaxed_accuracy", "vqa_accuracy", "contains", "mme_answer"}
     for row in rows:
-        found = scorer_sets.scorer(row["metric"], scorer_set)(row["prediction"], row["references"])
+        found = scorer_sets.scorer(METRICS[row["metric"]], scorer_set)(row["prediction"], row["references"])
         assert found == pytest.approx(row[scorer_set]), row
 
 
@@ -297,16 +298,16 @@ def test_scorer_sets_disagree_where_the_toolkits_do_and_say_why():
     }
     for metric, (other, prediction, references, official, theirs) in cases.items():
         line = {"id": "1", "prediction": prediction, "references": references}
-        (found,) = scorer_sets.disagreements(metric, [line], "official", other)
+        (found,) = scorer_sets.disagreements(METRICS[metric], [line], "official", other)
         assert found["scores"] == {"official": pytest.approx(official), other: pytest.approx(theirs)}
         assert found["why"]["official"] == "the official definition" and len(found["why"][other]) > 20
 
 
 def test_scorer_sets_agree_on_what_they_share():
     line = {"id": "1", "prediction": "x ", "references": ["X"]}
-    assert scorer_sets.disagreements("anls", [line], "official", "lmms-eval") == []
-    assert scorer_sets.disagreements("squad_f1", [line], "official", "vlmevalkit") == []
-    assert scorer_sets.disagreements("mme_answer", [line], "lmms-eval", "lmms-eval") == []
+    assert scorer_sets.disagreements(METRICS["anls"], [line], "official", "lmms-eval") == []
+    assert scorer_sets.disagreements(METRICS["squad_f1"], [line], "official", "vlmevalkit") == []
+    assert scorer_sets.disagreements(METRICS["mme_answer"], [line], "lmms-eval", "lmms-eval") == []
 
 
 @real_data

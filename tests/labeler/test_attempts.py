@@ -12,7 +12,7 @@ import deadly
 import pytest
 from support import read_all, rejects, run_files
 
-from dvsft.labeler.ocr.lines import EngineError
+from dvsft.labeler.ocr.reader import EngineError
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs import attempts, child
 from dvsft.labeler.runs.attempts import Attempt

@@ -20,7 +20,7 @@ def tokenizer(real_data):
 
 
 def test_funsd_labels_sit_where_the_human_words_end(real_data):
-    """Every 19th of the 149 pages; `make corners` measures all of them (docs/benchmarks.md)."""
+    """Every 19th of the 149 pages; `make corners` measures all of them (docs/results/benchmarks.md)."""
     pages = list(funsd_pages(real_data / "funsd"))[::19]
     score = measure(pages, Ocr(), str(real_data / "qwen3-vl-processor"))
     assert score.matched > 300

@@ -84,7 +84,7 @@ def test_arms_differ_in_nothing_but_the_loss_and_the_labels(scale, tmp_path):
     for name, arm in arms.ARMS.items():
         settings = arms.training_config(arm, SCALES[scale], tmp_path, tmp_path / "model", tmp_path / "out", seed=1)
         load(arms.write_toml(tmp_path / f"{name}.toml", settings))
-        made[name] = {**settings, "method": None, "loss": None, "data": {**settings["data"], "dataset": None}}
+        made[name] = {**settings, "method": None, "data": {**settings["data"], "dataset": None}}
     assert all(settings == made["sft"] for settings in made.values())
 
 
@@ -272,16 +272,16 @@ def test_the_ceiling_asks_as_the_language_model_was_taught():
     assert taught.startswith(asked)
 
 
-@pytest.mark.parametrize("stored", sorted((ROOT / "docs/study").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("stored", sorted((ROOT / "docs/results/study").glob("*.json")), ids=lambda path: path.stem)
 def test_the_page_says_what_the_stored_figures_give(stored, tmp_path):
     document = tmp_path / "study.md"
-    document.write_text((ROOT / "docs/study.md").read_text())
+    document.write_text((ROOT / "docs/results/study.md").read_text())
     document.with_suffix("").mkdir()
     (tmp_path / "study" / stored.name).write_text(stored.read_text())
     report.publish(stored.stem, document)
-    assert document.read_text() == (ROOT / "docs/study.md").read_text()
+    assert document.read_text() == (ROOT / "docs/results/study.md").read_text()
     for plot in (tmp_path / "study").glob("*.svg"):
-        assert plot.name in document.read_text() and (ROOT / "docs/study" / plot.name).is_file()
+        assert plot.name in document.read_text() and (ROOT / "docs/results/study" / plot.name).is_file()
 
 
 def test_the_demo_ends_with_its_arms_side_by_side(tmp_path):
@@ -296,4 +296,4 @@ def test_the_demo_ends_with_its_arms_side_by_side(tmp_path):
         assert f"{tmp_path}/demo/{page}" in said and (tmp_path / "demo" / page).is_file()
     configs = [json.loads((tmp_path / f"demo/trained/{name}/run.json").read_text()) for name in names]
     assert len({config["samples_sha256"] for config in configs}) == 1
-    assert [config["config"]["method"] for config in configs] == ["sft", "basic", "dv_sft"]
+    assert [config["config"]["method"]["name"] for config in configs] == ["sft", "basic", "dv_sft"]

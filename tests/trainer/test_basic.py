@@ -1,17 +1,27 @@
 """The losses of BASIC (arXiv 2508.06895) against their definitions, written the slow way in float64."""
 
+import shutil
+
 import pytest
 import torch
 from test_batch import TEXT_ONLY, example_of
 from torch.nn import functional as F
-from trainer_fixtures import GRID, draw_page, make_config, write_toml
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration
+from trainer_fixtures import ALIKE, GRID, draw_page, make_config, write_toml
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dvsft.trainer.basic import ImageStates, direction_loss, layer_weights, record, semantics_loss
+from dvsft.trainer import checkpoint
 from dvsft.trainer.batch import FILLER, Encoder
-from dvsft.trainer.config import Loss
+from dvsft.trainer.families import qwen_vl
+from dvsft.trainer.methods.basic import (
+    Basic,
+    ImageStates,
+    direction_loss,
+    layer_weights,
+    record,
+    semantics_loss,
+)
+from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel, part_of
-from dvsft.trainer.tiny import tiny_config
 from dvsft.trainer.track import read_log
 
 D, VOCABULARY, LAYERS = 24, 97, 6
@@ -47,14 +57,14 @@ def make_model(processor_folder, attention="sdpa"):
     """Six layers, so that three make the target, two of them with deepstack; float64, but float32 with eager
     attention, where transformers' mask of padding is not made for more."""
     torch.manual_seed(0)
-    config = tiny_config(processor_folder, layers=LAYERS)
-    model = Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=attention)
+    config = qwen_vl.tiny_config(processor_folder, layers=LAYERS)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation=attention)
     return (model if attention == "eager" else model.double()).train()
 
 
 @pytest.fixture(scope="module")
 def encoder(processor_folder):
-    return Encoder(AutoProcessor.from_pretrained(processor_folder), GRID, max_length=512)
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +76,11 @@ def batch(encoder, processor_folder):
 
 def run(model, batch, patch_weights="uniform", **settings):
     """The batch's losses, every text label, visual label and image counting one."""
-    supervised = SupervisedModel(model, "basic", Loss(patch_weights=patch_weights, **settings))
-    return supervised(batch, 1.0, 1.0, 1.0)
+    return SupervisedModel(model, Basic(patch_weights=patch_weights, **settings))(batch, ALIKE)
 
 
 def inputs_of(batch):
-    return {key: value for key, value in batch.items() if key not in ("labels", "image_index")}
+    return {key: value for key, value in batch.items() if key not in ("labels", "image_index", "visual")}
 
 
 def gradients(model, loss):
@@ -200,7 +209,7 @@ def test_a_mixed_batch_has_the_loss_and_gradients_of_the_naive_computation(proce
     found = run(model, batch, patch_weights, direction_weight=0.7, semantics_weight=0.3, chunk_size=16)
     text, direction, semantics = naive_loss(model, batch, attention)
     rtol, atol = (1e-4, 1e-4) if attention else (1e-6, 1e-8)
-    for ours, theirs in ((found.text, text), (found.direction, direction), (found.semantics, semantics)):
+    for ours, theirs in zip(found.sums.values(), (text, direction, semantics), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=0)
     expected = gradients(model, text + 0.7 * direction + 0.3 * semantics)
     for name, gradient in gradients(model, found.loss).items():
@@ -220,9 +229,9 @@ def test_attention_weights_differ_from_patch_to_patch_and_sum_to_one_in_each_ima
 def test_the_added_losses_reach_the_language_model_nowhere(processor_folder, batch):
     """Targets and dictionary are its own, but only merger and vision encoder get a gradient."""
     model = make_model(processor_folder)
-    supervised = SupervisedModel(model, "basic", Loss())
-    found = gradients(model, supervised(batch, 0.0, 0.0, 1.0).loss)
-    reached = {part_of(name) for name, gradient in found.items() if gradient.any()}
+    supervised = SupervisedModel(model, Basic())
+    found = gradients(model, supervised(batch, {"text_labels": 0.0, "images": 1.0}).loss)
+    reached = {part_of(name, qwen_vl.PARTS) for name, gradient in found.items() if gradient.any()}
     assert reached == {"merger", "vision_encoder"}
 
 
@@ -233,8 +242,8 @@ def test_gradient_checkpointing_changes_nothing(processor_folder, batch, patch_w
     gradients_off = gradients(model, expected.loss)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     found = run(model, batch, patch_weights)
-    for ours, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.sums, expected.sums)
     for name, gradient in gradients(model, found.loss).items():
         torch.testing.assert_close(gradient, gradients_off[name])
     assert not model.model.language_model.layers[0]._forward_hooks
@@ -243,8 +252,8 @@ def test_gradient_checkpointing_changes_nothing(processor_folder, batch, patch_w
 def test_a_batch_without_images_has_the_text_loss_and_its_gradients_alone(processor_folder, encoder):
     """Its masked blank image counts nowhere."""
     model, batch = make_model(processor_folder), encoder([TEXT_ONLY, FILLER])
-    basic, sft = (SupervisedModel(model, method, Loss())(batch, 1.0, 1.0, 1.0) for method in ("basic", "sft"))
-    assert basic.direction == basic.semantics == 0 and torch.equal(basic.loss, sft.loss)
+    basic, sft = (SupervisedModel(model, method)(batch, ALIKE) for method in (Basic(), Sft()))
+    assert basic.sums["direction"] == basic.sums["semantics"] == 0 and torch.equal(basic.loss, sft.loss)
     expected = gradients(model, sft.loss)
     for name, gradient in gradients(model, basic.loss).items():
         assert torch.equal(gradient, expected[name])
@@ -261,9 +270,11 @@ def trained(tiny, labels, tmp_path_factory):
         model__freeze=["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
     )  # fmt: skip
     command = ["--config", str(write_toml(output.with_suffix(".toml"), config))]
-    main(command)
-    (output / "log.jsonl").rename(output / "undisturbed.jsonl")
-    (output / "log.jsonl").write_text((output / "undisturbed.jsonl").read_text())
+    with pytest.MonkeyPatch.context() as patch:  # as if killed in the last step
+        patch.setattr(checkpoint, "remove_state", lambda folder: None)
+        main(command)
+    shutil.copy(output / "log.jsonl", output / "undisturbed.jsonl")
+    shutil.rmtree(output / "final")
     main([*command, "--resume"])
     return output
 
@@ -285,7 +296,7 @@ def test_a_resumed_run_repeats_the_undisturbed_one_exactly(trained):
 def test_a_run_exports_a_plain_folder_in_which_only_the_chosen_parts_have_moved(trained, tiny):
     base, found = (AutoModelForImageTextToText.from_pretrained(path) for path in (tiny, trained / "final"))
     moved = {
-        part_of(name)
+        part_of(name, qwen_vl.PARTS)
         for (name, before), after in zip(base.named_parameters(), found.parameters(), strict=True)
         if not torch.equal(before, after)
     }

@@ -1,23 +1,30 @@
 """Batches, and where in the model's input each label really points."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trainer_fixtures import GRID, ROOT, WORDS, draw_page, text_page
+from trainer_fixtures import ALIKE, GRID, ROOT, WORDS, draw_page, text_page, write_shard
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels.grid import GridSpec
-from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example
-from dvsft.trainer.config import Loss
-from dvsft.trainer.data import DataError
+from dvsft.patchlabels.rows import tokenizer_sha256
+from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_example
+from dvsft.trainer.config import Dataset
+from dvsft.trainer.data import DataError, Mixture, Sample
+from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.loss import IGNORE, TEXT
+from dvsft.trainer.methods import model_inputs
+from dvsft.trainer.methods.dv_sft import DvSft
+from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel
 
 
 @pytest.fixture(scope="module")
 def encoder(processor_folder):
-    return Encoder(AutoProcessor.from_pretrained(processor_folder), GRID, max_length=512)
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +132,7 @@ def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(proces
         pytest.skip("no ../shared/data/funsd")
     image = Image.open(sorted(folder.glob("*.png"))[0]).convert("RGB")
     grid = GridSpec(patch=16, merge=2, min_pixels=65_536, max_pixels=1024 * 400)
-    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), grid, max_length=2048)
+    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, grid)
     fit = grid.fit(*image.size)
     ink = fit.corner_patch(image.width * 0.5, image.height * 0.5)
     example = Example("real", TEXT_ONLY.turns, image, fit.rows, fit.cols, [ink], [5])
@@ -154,11 +161,11 @@ def test_a_batch_without_images_carries_a_masked_blank_one_that_changes_nothing(
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
     assert (batch["attention_mask"][:, :4] == 0).all() and (batch["labels"][:, :4] == IGNORE).all()
     plain = {key: value[:, 4:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
-    supervised = SupervisedModel(model, "dv_sft", Loss())
+    supervised = SupervisedModel(model, DvSft())
     gradients = []
     for inputs in (batch, plain):
         supervised.zero_grad()
-        result = supervised(inputs, 1.0, 1.0, 1.0)
+        result = supervised(inputs, ALIKE)
         result.loss.backward()
         gradients.append((result.loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     (loss, found), (expected_loss, expected) = gradients
@@ -181,65 +188,59 @@ def test_a_batch_of_several_pages_gives_each_the_loss_it_has_alone(encoder, mode
         TEXT_ONLY,
         example_of(pages[1], (("Why?", "page order"), ("So?", "no"))),
     ]
-    supervised = SupervisedModel(model, "dv_sft", Loss(vision_weight=1.0, chunk_size=7))
+    supervised = SupervisedModel(model, DvSft(vision_weight=1.0, chunk_size=7))
     with torch.no_grad():
-        together = supervised(encoder(examples), 1.0, 1.0, 1.0)
-        alone = [supervised(encoder([example]), 1.0, 1.0, 1.0) for example in examples]
-    for name in ("loss", "text", "vision"):
+        together = supervised(encoder(examples), ALIKE)
+        alone = [supervised(encoder([example]), ALIKE) for example in examples]
+    torch.testing.assert_close(together.loss, sum(result.loss for result in alone), rtol=1e-5, atol=1e-5)
+    for name in ("text", "vision"):
         torch.testing.assert_close(
-            getattr(together, name), sum(getattr(result, name) for result in alone), rtol=1e-5, atol=1e-5
+            together.sums[name], sum(result.sums[name] for result in alone), rtol=1e-5, atol=1e-5
         )
 
 
 def test_the_text_loss_equals_transformers_own(encoder, model, pages):
     """Stock loss of the model on the same batch: mean over answer tokens, shifted by the library."""
     batch = encoder([example_of(page) for page in pages])
-    ours = SupervisedModel(model, "sft", Loss())(batch, 1.0, 1.0, 1.0)
+    ours = SupervisedModel(model, Sft())(batch, ALIKE)
     text = torch.where(batch["image_index"] == TEXT, batch["labels"], IGNORE)
     stock = torch.cat([torch.full_like(text[:, :1], IGNORE), text[:, :-1]], 1)
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "image_index")}
-    expected = model(**inputs, labels=stock).loss
-    torch.testing.assert_close(ours.text / (text != IGNORE).sum(), expected)
-    assert ours.vision == 0
+    expected = model(**model_inputs(batch), labels=stock).loss
+    torch.testing.assert_close(ours.sums["text"] / (text != IGNORE).sum(), expected)
+    assert ours.sums.keys() == {"text"}
 
 
-def test_length_limits_hold_to_the_token(encoder, processor_folder, tmp_path):
-    from trainer_fixtures import write_shard
-
-    from dvsft.patchlabels.rows import tokenizer_sha256
-    from dvsft.trainer.batch import make_example
-    from dvsft.trainer.config import Dataset
-    from dvsft.trainer.data import Mixture, Sample
-
-    page = draw_page(0, processor_folder, qa=[("Which word is it? " * 9, "total")])
-    pages = [page, text_page(1, processor_folder, qa=[("7" * 300, "total")])]  # a token a byte
+def test_the_planned_length_of_every_sample_is_that_of_its_batch_to_the_token(encoder, processor_folder, tmp_path):
+    """Pages and texts, one question or two, all instructions, and texts that begin and end in signs that a tokenizer
+    might merge with their neighbors."""
+    qa = [("Which word is it? " * 9, "total"), ('"Why" -- or (if not)...', "$1,234.50 %"), ("7" * 40, "...and so on")]
+    pages = [draw_page(0, processor_folder, qa=qa), text_page(1, processor_folder, qa=qa)]
     write_shard(tmp_path / "0.parquet", pages, processor_folder)
-    mixture = Mixture([Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), encoder.usable)
-    for number in range(2):
-        sample = Sample(0, number, (0,), 3)
-        example = make_example(mixture, sample)
-        batch = encoder([example])
-        length = int(batch["attention_mask"].sum())
-        bound = mixture.indexes[0].visual_tokens[number] + mixture.indexes[0].text_bytes[number][0]
-        for limit, expected in ((length, True), (length - 1, False)):
-            shorter = Encoder(encoder.processor, GRID, limit)
-            assert shorter.fits(mixture, sample, bound) == expected
-        roomy = Encoder(encoder.processor, GRID, 10**6)
-        assert roomy.fits(None, sample, bound)  # far below the limit nothing is read
+    mixture = Mixture(
+        [Dataset(labels=(str(tmp_path),), questions_per_page=2)],
+        GRID,
+        tokenizer_sha256(processor_folder),
+        encoder.usable,
+        encoder.lengths(),
+    )
+    questions = [(0,), (1,), (2,), (0, 1), (1, 0), (2, 1)]
+    for number, page, asked in product(range(len(INSTRUCTIONS)), range(2), questions):
+        sample = Sample(0, page, asked, number)
+        batch = encoder([make_example(mixture, sample)])
+        assert mixture.length(sample) == int(batch["attention_mask"].sum()), sample
+    longest = max(mixture.length(sample) for sample in mixture.epoch(0, 0, 10**6)[0])
+    kept, dropped = mixture.epoch(0, 0, longest)
+    fewer, more = mixture.epoch(0, 0, longest - 1)
+    assert len(kept) == 2 and not dropped and len(fewer) == 1 and more == {"over_long": 1}
 
 
-def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(processor_folder, tmp_path):
-    from trainer_fixtures import write_shard
-
-    from dvsft.patchlabels.rows import tokenizer_sha256
-    from dvsft.trainer.batch import make_example
-    from dvsft.trainer.config import Dataset
-    from dvsft.trainer.data import Mixture, Sample
-
+def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(encoder, processor_folder, tmp_path):
     page = draw_page(7, processor_folder)
     page["image"]["bytes"] = page["image"]["bytes"][:200]
     write_shard(tmp_path / "0.parquet", [page], processor_folder)
-    mixture = Mixture([Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), bool)
+    mixture = Mixture(
+        [Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), bool, encoder.lengths()
+    )
     with pytest.raises(DataError, match=r"page drawn/train/0007: .* cannot be decoded.*label again"):
         make_example(mixture, Sample(0, 0, (0,), 0))
 

@@ -1,4 +1,5 @@
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from trainer_fixtures import GRID, draw_page, text_page, write_shard
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import DataError, Mixture, Pages, micro_batches, pad_to_steps
+from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, micro_batches, pad_to_steps
 
 
 def pages_of(folder, processor_folder):
@@ -20,11 +21,12 @@ def mixture_of(processor_folder, *datasets):
         GRID,
         tokenizer_sha256(processor_folder),
         lambda text: "<|" not in text,
+        Lengths(lambda texts: list(map(len, texts)), (0,) * 10, dict.fromkeys(product((1, 2), (False, True)), 0)),
     )
 
 
 def epoch_of(mixture, seed=0, epoch=0, longest=10**9):
-    return mixture.epoch(seed, epoch, 10, lambda sample, tokens: tokens <= longest)
+    return mixture.epoch(seed, epoch, longest)
 
 
 def test_pages_read_by_number_equal_the_shards_read_in_order(labels, processor_folder, tmp_path):
@@ -140,5 +142,5 @@ def test_a_run_without_samples_is_refused():
 
 def test_the_index_keeps_numbers_only(labels, processor_folder):
     index = mixture_of(processor_folder, (labels, 1)).indexes[0]
-    flat = [*index.visual_tokens, *np.ravel(index.questions), *np.ravel(index.text_bytes)]
+    flat = [*index.visual_tokens, *np.ravel(index.questions), *np.ravel(index.text_tokens)]
     assert len(flat) == 24 * 5 and all(isinstance(value, int | np.integer) for value in flat)

@@ -183,7 +183,7 @@ def test_the_example_in_the_docs_runs_and_trains_the_head(tiny, processor_folder
         "patch_index": torch.tensor(page["patch_index"]),
         "token_id": torch.tensor(page["token_id"]),
     }
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/training.md").read_text(), re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/explanation/losses.md").read_text(), re.DOTALL)[1]
     assert len(code.splitlines()) <= 16
     exec(code, names)
     assert names["total"] > 0 and names["model"].lm_head.weight.grad.any()

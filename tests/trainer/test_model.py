@@ -6,7 +6,9 @@ from trainer_fixtures import ROOT
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dvsft.trainer.config import Lora, Model
-from dvsft.trainer.model import PARTS, ModelError, audit, freeze, hash_frozen, load_model, local_folder, part_of
+from dvsft.trainer.families import ModelError
+from dvsft.trainer.families.qwen_vl import LORA_TARGET, PARTS, grafted_config
+from dvsft.trainer.model import audit, freeze, hash_frozen, load_model, local_folder, part_of
 
 
 @pytest.fixture
@@ -29,8 +31,8 @@ def real():
 def test_the_named_parts_cover_a_real_model_and_do_not_overlap(real):
     counts = audit(real)
     assert sum(map(sum, counts.values())) == sum(parameter.numel() for parameter in real.parameters())
-    assert {part_of(name) for name, _ in real.named_parameters()} == PARTS.keys() - {"head"}  # tied
-    deepstack = [name for name, _ in real.named_parameters() if part_of(name) == "deepstack_mergers"]
+    assert {part_of(name, PARTS) for name, _ in real.named_parameters()} == PARTS.keys() - {"head"}  # tied
+    deepstack = [name for name, _ in real.named_parameters() if part_of(name, PARTS) == "deepstack_mergers"]
     assert len({name.split(".")[3] for name in deepstack}) == 3
 
 
@@ -47,7 +49,7 @@ def test_the_default_lora_pattern_names_the_language_side_of_a_real_model_only(r
     import re
 
     linear = [name for name, module in real.named_modules() if isinstance(module, nn.Linear)]
-    hit = [name for name in linear if re.fullmatch(Lora().target, name)]
+    hit = [name for name in linear if re.fullmatch(LORA_TARGET, name)]
     assert len(hit) == 36 * 7 and not any("visual" in name or "lm_head" in name for name in hit)
 
 
@@ -98,7 +100,7 @@ def test_unknown_parts_and_strange_models_are_refused(model):
     with pytest.raises(ModelError, match=r"unknown parts \['vision'\]; expected some of vision_encoder"):
         freeze(model, ["vision"])
     with pytest.raises(ModelError, match="belongs to no part"):
-        part_of("transformer.h.0.weight")
+        part_of("transformer.h.0.weight", PARTS)
 
 
 def test_only_lora_weights_train_and_the_audit_counts_them(tiny):
@@ -156,6 +158,7 @@ def test_a_run_whose_frozen_weights_move_ends_with_an_error(tiny, labels, tmp_pa
     monkeypatch.setattr(training, "train_step", moving)
     with pytest.raises(ModelError, match="frozen weights changed"):
         training.train(make_config(tmp_path / "run", tiny, labels, optimizer__max_steps=1))
+    assert not (tmp_path / "run/final").exists()
 
 
 def test_bfloat16_is_loaded_as_such(tiny):
@@ -201,8 +204,6 @@ def test_a_grafted_model_is_the_text_model_on_text_and_the_donor_s_encoder_on_im
 
 def test_grafting_models_that_do_not_fit_is_refused(tiny):
     from types import SimpleNamespace
-
-    from dvsft.trainer.graft import grafted_config
 
     donor = AutoConfig.from_pretrained(tiny)
     with pytest.raises(ModelError, match=r"width 65 .* width 64"):

@@ -14,6 +14,7 @@ from dvsft.trainer import checkpoint, record
 from dvsft.trainer import engine as engines
 from dvsft.trainer import train as training
 from dvsft.trainer.checkpoint import ResumeError
+from dvsft.trainer.data import DataError
 from dvsft.trainer.track import open_tracker, read_log
 from dvsft.trainer.train import TrainingError, train
 
@@ -83,7 +84,7 @@ def test_a_state_of_other_settings_is_refused_by_their_names(stopped, tiny, labe
 
 
 def test_every_setting_that_decides_a_result_tells_two_runs_apart():
-    config = {"output": "a", "tracker": "none", "seed": 0, "loss": {"beta": 0.1, "vision_weight": 1}}
+    config = {"output": "a", "tracker": "none", "seed": 0, "method": {"beta": 0.1, "vision_weight": 1}}
     config |= {"data": {"workers": 1, "dataset": [{"labels": ["x"]}]}, "checkpoint": {"resume_every": 1}}
     first = {"config": config, "ranks": 2, "labels": {"x/0": "aa"}, "samples_sha256": "s", "frozen_sha256": "f"}
     free = json.loads(json.dumps(first))
@@ -92,11 +93,11 @@ def test_every_setting_that_decides_a_result_tells_two_runs_apart():
     assert record.differences(first, free | {"steps": 3, "git_commit": "other"}) == []
     other = json.loads(json.dumps(first))
     other |= {"ranks": 1, "frozen_sha256": "g", "labels": {"x/0": "ab", "x/1": "aa"}}
-    other["config"]["loss"]["beta"] = 0.2
+    other["config"]["method"]["beta"] = 0.2
     other["config"]["data"]["dataset"][0]["labels"] = ["y"]
     assert record.differences(first, other) == [
         "ranks = 2, this run has 1",
-        "config.loss.beta = 0.1, this run has 0.2",
+        "config.method.beta = 0.1, this run has 0.2",
         "config.data.dataset.0.labels = ['x'], this run has ['y']",
         "labels.x/0 = aa, this run has ab",
         "frozen_sha256 = f, this run has g",
@@ -197,6 +198,26 @@ def test_a_figure_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
     assert len(read_log(output / "log.jsonl")) == 4
 
 
+@pytest.mark.parametrize(("name", "value"), [("text_loss", math.inf), ("gradient_norm", -1.0), ("text_loss", math.nan)])
+def test_no_state_is_promised_where_none_was_saved(name, value):
+    """-1 is what DeepSpeed calls a norm that is not finite."""
+    training.check_finite({"text_loss": 1.0, "gradient_norm": 0.0}, 5, saved=0)
+    with pytest.raises(TrainingError, match=rf"^step 5: {name} is {value}, .*; no state was saved before; lower"):
+        training.check_finite({"text_loss": 1.0, "gradient_norm": 2.0, name: value}, 5, saved=0)
+
+
+def test_two_runs_of_one_output_have_ids_of_their_own(stopped, tiny, labels, tmp_path):
+    first = json.loads((stopped / "run.json").read_text())["run_id"]
+    again = tmp_path / "again"
+    shutil.copytree(stopped, again)
+    shutil.rmtree(stopped)
+    train(make_config(stopped, tiny, labels, **SHORT | {"optimizer__max_steps": 1}))
+    second = json.loads((stopped / "run.json").read_text())["run_id"]
+    assert len(first) == len(second) == 32 and first != second
+    shutil.rmtree(stopped)
+    again.rename(stopped)
+
+
 def test_the_seed_alone_decides_the_first_weights_of_a_lora(tiny, labels, tmp_path):
     """With a learning rate of nearly zero the adapter of one step is the first one."""
     adapters = []
@@ -244,6 +265,30 @@ def test_other_ranks_take_rank_0_s_decision_and_its_refusal(monkeypatch):
     sent = [None, ResumeError("another run")]
     with pytest.raises(ResumeError, match="another run"):
         engines.as_rank_0(kill)
+
+
+def test_an_error_of_another_rank_is_raised_on_this_one_too(monkeypatch):
+    """Rank 0 is the one that tells."""
+
+    def gather(everywhere, ours):
+        everywhere[:] = [ours, None, ResumeError("rank 2 found nothing")]
+
+    monkeypatch.setattr(engines.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(engines.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found)
+    engines.raise_on_all([], torch.device("cpu"))
+    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found.add_(1))
+    with pytest.raises(ResumeError, match="rank 2 found nothing"):
+        engines.raise_on_all([], torch.device("cpu"))
+
+
+def test_a_page_that_cannot_be_read_ends_the_run_with_its_name_in_one_line(tiny, processor_folder, tmp_path):
+    """Made by a worker process, whose errors come wrapped in tracebacks."""
+    pages = [draw_page(number, processor_folder) for number in range(8)]
+    pages[5]["image"]["bytes"] = pages[5]["image"]["bytes"][:200]
+    write_shard(tmp_path / "0.parquet", pages, processor_folder)
+    with pytest.raises(DataError, match=r"^page drawn/train/0005: [^\n]*; label again, which rejects such pages$"):
+        train(make_config(tmp_path / "run", tiny, tmp_path, data__workers=1))
 
 
 def test_a_state_that_some_rank_does_not_see_is_refused_on_all(tmp_path, monkeypatch):

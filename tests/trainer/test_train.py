@@ -2,20 +2,26 @@
 process."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import alone
-from trainer_fixtures import draw_page, make_config, text_page, write_shard, write_toml
+from trainer_fixtures import (
+    draw_page,
+    final_weights,
+    launch_two_ranks,
+    make_config,
+    series,
+    text_page,
+    write_shard,
+    write_toml,
+)
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
@@ -29,14 +35,6 @@ BASIC = {
     "model__freeze": ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
     "optimizer__max_steps": 4,
 }
-
-
-def final_weights(output):
-    return load_file(output / "final/model.safetensors")
-
-
-def series(output, name, log="log.jsonl"):
-    return [line[name] for line in read_log(output / log) if name in line]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
         if stage != 1:
             basic = BASIC | {"deepspeed__zero_stage": stage, "optimizer__micro_batch": learn["optimizer__micro_batch"]}
             runs.append((f"basic-{stage}", four_layers, basic))
-    eager = {"loss__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
+    eager = {"method__patch_weights": "attention", "model__attention": "eager", "model__gradient_checkpointing": True}
     runs.append(("basic-attention", four_layers, BASIC | eager | {"deepspeed__zero_stage": 3}))
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
@@ -87,21 +85,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
         str(write_toml(root / f"{name}.toml", make_config(root / name, model, mixed, **changes)))
         for name, model, changes in runs
     ]
-    launcher = Path(sys.executable).with_name("deepspeed")
-    script = Path(__file__).with_name("two_ranks.py")
-    with socket.socket() as free:  # the launcher's own port may be another run's
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [str(launcher), "--num_gpus", "2", "--master_port", port, str(script), *configs]
-    environment = {
-        **alone(),
-        "PATH": f"{launcher.parent}:{os.environ['PATH']}",
-        "DS_ACCELERATOR": "cpu",
-        "LOCAL_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch_two_ranks(configs)
     return root
 
 
@@ -146,7 +130,7 @@ def test_basic_has_the_same_losses_in_all_zero_stages_and_rank_counts(
     two_ranks, four_layers, mixed, tmp_path, patch_weights
 ):
     """On pages and texts mixed; one rank, pass by pass and without gradient checkpointing, is the reference."""
-    eager = {"loss__patch_weights": patch_weights, "model__attention": "eager"}
+    eager = {"method__patch_weights": patch_weights, "model__attention": "eager"}
     train(make_config(tmp_path / "one", four_layers, mixed, optimizer__micro_batch=1, **BASIC, **eager))
     names = ["basic-attention"] if patch_weights == "attention" else ["basic-0", "basic-2", "basic-3"]
     for figure in ("text_loss", "direction_loss", "semantics_loss", "images"):
@@ -230,7 +214,7 @@ def test_run_json_says_what_the_run_was_made_from(one_rank, mixed):
     assert (
         list(record["labels"]) == [str(mixed / "0.parquet")] and len(record["labels"][str(mixed / "0.parquet")]) == 64
     )
-    assert record["samples"] == 4 * 36 and record["config"]["loss"]["beta"] == 0.1 and record["config"]["seed"] == 0
+    assert record["samples"] == 4 * 36 and record["config"]["method"]["beta"] == 0.1 and record["config"]["seed"] == 0
     assert record["parameters"]["vision_encoder"]["trainable"] == 0
     assert record["parameters"]["merger"]["trainable"] > 0 and record["versions"]["torch"]
 

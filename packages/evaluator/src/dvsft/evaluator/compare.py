@@ -11,21 +11,22 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Score
 from dvsft.evaluator.score import Judged
+
+AVERAGE = "average"
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder. lens: the numbers of lens.json where `dvsft lens` wrote into the folder,
-    else empty.
-    """
+    """A run folder."""
 
     path: Path
     scorer_set: str
     settings: dict[str, Any]
+    """What run.json says."""
     lens: dict[str, Any]
+    """The numbers of lens.json where `dvsft lens` wrote into the folder, else empty."""
 
     @property
     def name(self) -> str:
@@ -54,12 +55,41 @@ def open_run(path: Path, scorer_set: str = "official") -> Run:
     return Run(path.resolve(), scorer_set, predictions.settings(path), numbers)
 
 
-def table_row(scores: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """The cells of Table 2: in domain, their average, out of domain, theirs."""
+@dataclass(frozen=True)
+class Difference(stats.Difference):
+    """A run minus the first run on one benchmark, in percent, over the samples that are the same in both."""
+
+    metric: str
+    n: int
+    """Samples that count: those of weight 0 do not."""
+    images: int
+    not_compared: str = ""
+    """How many samples are left out, by reason; or empty."""
+    holm: float | None = None
+    """p adjusted for the number of benchmarks on which the run is compared."""
+    better: bool | None = None
+    """Whether the metric calls this an improvement; None unless Holm's p is below 0.05."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of Table 2, in percent."""
+
+    benchmark: str
+    """Or AVERAGE."""
+    score: float | None
+    stderr: float | None = None
+    n: int | None = None
+    difference: Difference | None = None
+    """To the first run."""
+
+
+def table_row(scores: Mapping[str, float | None]) -> list[Cell]:
+    """The cells of Table 2: in domain, their average, out of domain, their average."""
     cells = []
     for group in (paper.IN_DOMAIN, paper.OUT_OF_DOMAIN):
-        cells += [{"benchmark": name, "score": scores.get(name)} for name in group]
-        cells.append({"benchmark": "average", "score": average(scores, group)})
+        cells += [Cell(name, scores.get(name)) for name in group]
+        cells.append(Cell(AVERAGE, average(scores, group)))
     return cells
 
 
@@ -69,44 +99,29 @@ def average(scores: Mapping[str, float | None], group: Sequence[str]) -> float |
     return sum(known) / len(group) if len(known) == len(group) else None
 
 
-def paper_rows() -> dict[str, list[dict[str, Any]]]:
+def paper_rows() -> dict[str, list[Cell]]:
     return {model: _paper_row(figures) for model, figures in paper.TABLE.items()}
 
 
-def _paper_row(figures: Sequence[float]) -> list[dict[str, Any]]:
+def _paper_row(figures: Sequence[float]) -> list[Cell]:
     names, split = paper.IN_DOMAIN + paper.OUT_OF_DOMAIN, len(paper.IN_DOMAIN)
     row = table_row(dict(zip(names, figures, strict=True)))
     averages = iter([paper.average(figures[:split]), paper.average(figures[split:])])
-    return [cell | {"score": next(averages)} if cell["benchmark"] == "average" else cell for cell in row]
+    return [replace(cell, score=next(averages)) if cell.benchmark == AVERAGE else cell for cell in row]
 
 
-def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[dict[str, Any]]:
-    """A run's cells, with standard errors, incompleteness and the difference to the first run."""
+def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[Cell]:
+    """A run's cells, with standard errors and the difference to the first run."""
     row = table_row({name: result.get("score") for name, result in run.scores.items()})
-    for cell in row:
-        result = run.scores.get(cell["benchmark"], {})
-        cell |= {key: result.get(key) for key in ("stderr", "n", "missing", "failed")}
-        found = differences.get(cell["benchmark"], {}).get(run.name)
-        cell["difference"] = found and asdict(found)
-    return row
-
-
-@dataclass(frozen=True)
-class Difference(stats.Difference):
-    """A run minus the first run on one benchmark, in percent, on the samples that both have.
-
-    n: samples that count (weight above 0). images: clusters. not_compared: which samples were left out, and
-    why; or empty. holm: p adjusted for the number of benchmarks on
-    which this run is compared. better: whether the metric calls this an improvement; None where Holm's p is
-    0.05 or more.
-    """
-
-    metric: str
-    n: int
-    images: int
-    not_compared: str = ""
-    holm: float | None = None
-    better: bool | None = None
+    return [
+        replace(
+            cell,
+            stderr=run.scores.get(cell.benchmark, {}).get("stderr"),
+            n=run.scores.get(cell.benchmark, {}).get("n"),
+            difference=differences.get(cell.benchmark, {}).get(run.name),
+        )
+        for cell in row
+    ]
 
 
 def difference(first: Run, run: Run, name: str) -> Difference | None:
@@ -115,8 +130,8 @@ def difference(first: Run, run: Run, name: str) -> Difference | None:
     paired = pairing.pair(theirs, ours)
     if not paired.ids:
         return None
-    benchmark = benchmarks.get(name)
-    metric = benchmark.metrics[0]
+    benchmark = run.judged[name].benchmark
+    metric = benchmark.metrics[0].name
     weights = score.weights(benchmark, [ours[key] for key in paired.ids])
     counted = [key for key, weight in zip(paired.ids, weights, strict=True) if weight > 0]
     images = [ours[key].image for key in counted]
@@ -136,7 +151,7 @@ def against(first: Run, run: Run) -> dict[str, Difference]:
     found = {name: found for name in first.items if (found := difference(first, run, name))}
     tested = {name: d.p for name, d in found.items() if d.p is not None}
     for name, p in zip(tested, stats.holm(list(tested.values())), strict=True):
-        better = METRICS[found[name].metric].better(found[name].mean) if p < 0.05 else None
+        better = benchmarks.METRICS[found[name].metric].better(found[name].mean) if p < 0.05 else None
         found[name] = replace(found[name], holm=p, better=better)
     return found
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dvsft.evaluator import layouts
 from dvsft.evaluator.layouts import DataError, Numbers
 from dvsft.evaluator.records import Sample
 
@@ -67,35 +66,3 @@ def hub_image(table: Any, index: int) -> bytes:
         return image["bytes"]
     with open(image["path"], "rb") as file:
         return file.read()
-
-
-def rrc(i: int, row: Row) -> list[Fields]:
-    return [(str(row["questionId"]), row["question"], tuple(row.get("answers") or ()))]
-
-
-def chartqa(i: int, row: Row) -> list[Fields]:
-    group = row["type"].removesuffix("_test")
-    return [(f"{group}/", row["question"], (row["answer"],))]
-
-
-def ocrbench(i: int, row: Row) -> list[Fields]:
-    answer = row["answer"]
-    references = tuple(answer) if isinstance(answer, list) else (answer,)
-    return [(f"{row['question_type']}/{i}", row["question"], references)]
-
-
-def ocrvqa(i: int, row: Row) -> list[Fields]:
-    pairs = zip(row["questions"], row["answers"], strict=True)
-    return [
-        (f"{row['image_id']}#{nth}", question, (answer,))
-        for nth, (question, answer) in enumerate(pairs)
-        if layouts.on_cover(answer, row.get("ocr_tokens"))
-    ]
-
-
-def textvqa(i: int, row: Row) -> list[Fields]:
-    return [(str(row["question_id"]), row["question"], tuple(row["answers"]))]
-
-
-def mme(i: int, row: Row) -> list[Fields]:
-    return [(f"{row['category']}/{row['question_id'].split('/')[-1]}#", row["question"], (row["answer"],))]

@@ -58,5 +58,5 @@ def _question(prediction: Prediction) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with three digits. Below 0.001, where the bootstrap's number of draws is the limit: "< 0.001"."""
+    """A p-value with three digits, or "< 0.001"."""
     return f"< {P_FLOOR}" if p < P_FLOOR else f"{p:.3f}"

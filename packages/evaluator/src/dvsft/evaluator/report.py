@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 import jinja2
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
-from dvsft.evaluator.compare import Difference, Run
-from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator.compare import Cell, Difference, Run
 
 METHOD = (
     "Each question is paired with itself. 95% t intervals by the cluster jackknife over images, stratified by the "
@@ -24,45 +22,51 @@ METHOD = (
 def write(
     paths: Sequence[Path], out: Path, data: Mapping[str, str], count: int = 40, scorer_set: str = "official"
 ) -> Path:
-    """Write the three files into out; returns the page. data: where pictures are; count: samples a
-    benchmark.
+    """Write the three files into out; returns the page.
+
+    paths: run folders; the others are compared with the first. data: where the pictures are. count: samples per
+    benchmark in the browser.
     """
     runs = [compare.open_run(path, scorer_set) for path in paths]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise predictions.RunError(f"found runs called {', '.join(names)}, expected different names (--tag name=...)")
-    drawn = curves.of(runs)
+    drawn = curves.all_plots(runs)
     content = collect(runs) | {"plots": [plot.figures() for plot in drawn]}
     predictions.write_json(out / "report.json", content)
     (out / "report.md").write_text(render("report.md.jinja", content), encoding="utf-8")
     samples, pictures = browser.samples(runs, data, count)
     page = content | {
         "plots": [{"title": plot.title, "url": svg_url(plot.svg), "note": plot.note} for plot in drawn],
-        "browser": {"runs": names, "samples": samples, "pictures": pictures},
+        "browser": {"runs": names, "samples": [asdict(sample) for sample in samples], "pictures": pictures},
     }
     (out / "report.html").write_text(render("report.html.jinja", page), encoding="utf-8")
     return out / "report.html"
 
 
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
-    """All that the report says, as JSON-able values."""
+    """What the report says, as JSON-able values."""
     first, differences = runs[0], compare.differences(runs)
     return {
         "scorer_set": first.scorer_set,
         "columns": [*columns(paper.IN_DOMAIN), *columns(paper.OUT_OF_DOMAIN)],
-        "rows": {run.name: compare.run_row(run, differences) for run in runs},
-        "paper": compare.paper_rows(),
-        "paper_mme": paper.MME,
+        "rows": {run.name: cells(compare.run_row(run, differences)) for run in runs},
+        "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
+        "paper_official": paper.OFFICIAL,
         "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
         "scores": {run.name: run.scores for run in runs},
         "differences": {
             name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()
         },
-        "titles": {entry.name: f"{entry.title} ({entry.name})" for entry in benchmarks.ENTRIES},
+        "titles": {name: judged.benchmark.heading for run in runs for name, judged in run.judged.items()},
         "method": METHOD,
-        "directions": {metric.name: metric.higher_is_better for metric in METRICS.values()},
+        "directions": {metric.name: metric.higher_is_better for metric in benchmarks.METRICS.values()},
     }
+
+
+def cells(row: Sequence[Cell]) -> list[dict[str, Any]]:
+    return [asdict(cell) for cell in row]
 
 
 def columns(names: Sequence[str]) -> list[str]:
@@ -70,9 +74,7 @@ def columns(names: Sequence[str]) -> list[str]:
 
 
 def incomplete(runs: Sequence[Run]) -> list[str]:
-    """A sentence for every benchmark of a run whose samples were not all predicted, or failed, or
-    were skipped.
-    """
+    """A sentence for every benchmark of a run with samples that are missing, failed or skipped."""
     notes = []
     for run in runs:
         for name, result in run.scores.items():
@@ -101,6 +103,16 @@ def svg_url(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
+def official(result: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Name and value of the numbers among the publisher's further figures."""
+    figures = [item for key in result["official"] for item in _items(key, result[key])]
+    return [(name, value) for name, value in figures if not isinstance(value, dict)]
+
+
+def _items(name: str, value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else [(name, value)]
+
+
 def render(template: str, content: Mapping[str, Any]) -> str:
     """A template of this package. In HTML everything is escaped; in Markdown `md` escapes a cell."""
     environment = jinja2.Environment(
@@ -112,20 +124,19 @@ def render(template: str, content: Mapping[str, Any]) -> str:
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs and models stay in their order
     environment.filters |= {"md": markdown_cell, "num": number, "signed": signed, "p": p_value}
-    environment.filters |= {"metric": metric_title, "verdict": verdict}
+    environment.filters |= {"metric": metric_title, "verdict": verdict, "official": official}
     return environment.get_template(template).render(content)
 
 
 def markdown_cell(text: str) -> str:
-    """Text that stays text in a Markdown table."""
+    """Text with Markdown's marks escaped, on one line."""
     for mark in "\\`*_{}[]<>|#!$~":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A half is rounded away from 0, as people do: 59.425, which no float holds, is 59.43."""
-    return "–" if value is None else f"{value + math.copysign(1e-9, value):.{digits}f}"
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:
@@ -134,7 +145,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 def metric_title(name: str) -> str:
     """A metric's name with the way that is better."""
-    return f"{name} {METRICS[name].arrow}"
+    return f"{name} {benchmarks.METRICS[name].arrow}"
 
 
 def verdict(difference: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ many there are and why is part of the result.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
-from dvsft.evaluator.benchmarks import MATH, Benchmark
-from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats, tasks
+from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Prediction, Score
-from dvsft.evaluator.scorers import yes_no
-
-PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()  # noqa: SIM905
-RECOGNITION = "Text Recognition"  # OCRBench's category of six types; the other four types are categories of their own
-COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 
 
 def judge(benchmark: Benchmark, predictions: Iterable[Prediction], scorer_set: str = "official") -> list[Score]:
@@ -33,14 +28,14 @@ def judge(benchmark: Benchmark, predictions: Iterable[Prediction], scorer_set: s
 
 def judge_one(benchmark: Benchmark, prediction: Prediction, scorer_set: str = "official") -> Score:
     """All metrics of one prediction."""
-    group = benchmarks.group_of(prediction.id) if benchmark.grouped else ""
+    group = benchmark.group(prediction.id)
     values = {}
     for metric in benchmark.metrics:
-        name = benchmark.metric(group) if metric == benchmark.metrics[0] else metric
+        of_group = benchmark.metric(group) if metric is benchmark.metrics[0] else metric
         if prediction.text is None:
-            values[metric] = METRICS[metric].worst
+            values[metric.name] = metric.worst
         else:
-            values[metric] = scorer_sets.scorer(name, scorer_set)(prediction.text, prediction.references)
+            values[metric.name] = scorer_sets.scorer(of_group, scorer_set)(prediction.text, prediction.references)
     return Score(prediction, values, group)
 
 
@@ -64,11 +59,12 @@ class Judged:
 
 def judge_run(run: Path, scorer_set: str = "official") -> dict[str, Judged]:
     """Every benchmark of a run folder, each of its lines read and scored once."""
-    expected = predictions.settings(run).get("samples", {})
+    settings = predictions.settings(run)
+    expected = settings.get("samples", {})
     judged = {}
     for name in predictions.benchmarks_of(run):
         found, skipped = read(predictions.files_of(run, name))
-        benchmark = benchmarks.get(name)
+        benchmark = tasks.benchmark_of(settings, name)
         scores = {score.prediction.id: score for score in judge(benchmark, found, scorer_set)}
         judged[name] = Judged(benchmark, scores, skipped, max(0, expected.get(name, 0) - len(found)), scorer_set)
     return judged
@@ -119,78 +115,36 @@ def score(benchmark: Benchmark, predictions: Sequence[Prediction], scorer_set: s
 
 
 def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "official") -> dict[str, Any]:
-    """What a benchmark's scores come to, as JSON-able values, figures in percent."""
+    """What a benchmark's scores come to, as JSON-able values, figures in percent.
+
+    `official` names the publisher's further figures among them.
+    """
     weight = weights(benchmark, scores) if benchmark.headline else None
     result: dict[str, Any] = {
         "benchmark": benchmark.name,
         "scorer_set": scorer_set,
         "failed": dict(Counter(score.prediction.reason for score in scores if score.prediction.error)),
-        "metrics": {metric: summary(scores, metric, weight) for metric in benchmark.metrics},
+        "metrics": {metric.name: summary(scores, metric.name, weight) for metric in benchmark.metrics},
     }
     if benchmark.metrics:
-        result |= {"metric": benchmark.metrics[0]} | result["metrics"][benchmark.metrics[0]]
+        result |= {"metric": benchmark.metrics[0].name} | result["metrics"][benchmark.metrics[0].name]
     if benchmark.grouped:
-        result["groups"] = {
-            group: {metric: summary(members, metric) for metric in benchmark.metrics}
-            for group, members in by_group(scores).items()
-        }
-    if benchmark.name == "ocrbench":
-        result["points"] = round(sum(score.values["contains"] for score in scores))
-        result["categories"] = ocrbench_categories(scores)
-    if benchmark.name == "mme":
-        result["mme"] = mme(scores)
-    return result
+        result["groups"] = parts(benchmark, scores, lambda group: group)
+    if benchmark.category:
+        result["categories"] = parts(benchmark, scores, benchmark.category)
+    official = benchmark.figures(scores)
+    return result | official | {"official": list(official)}
 
 
-def by_group(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    groups: dict[str, list[Score]] = defaultdict(list)
-    for score in scores:
-        groups[score.group].append(score)
-    return dict(sorted(groups.items()))
-
-
-def ocrbench_categories(scores: Sequence[Score]) -> dict[str, dict[str, int]]:
-    """Points and questions of OCRBench's five official categories (OCRBench/example.py): 300, 200, 200, 200, 100."""
+def parts(benchmark: Benchmark, scores: Sequence[Score], part: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+    """The summaries of a benchmark's metrics over the groups that `part` gives the same name."""
     members: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
-        members[RECOGNITION if score.group.endswith("Recognition") and score.group != MATH else score.group].append(
-            score
-        )
+        members[part(score.group)].append(score)
     return {
-        name: {"points": round(sum(score.values["contains"] for score in of)), "of": len(of)}
-        for name, of in members.items()
+        name: {metric.name: summary(members[name], metric.name) for metric in benchmark.metrics}
+        for name in sorted(members)
     }
-
-
-def mme(scores: Sequence[Score]) -> dict[str, Any]:
-    """MME's official figures: a task's score is accuracy per question + accuracy per image, each in percent.
-
-    accuracy+ is the share of images with both questions right; perception and cognition are sums over their
-    tasks (eval_tool/calculation.py, arXiv 2306.13394). f1 is that of "yes" over all questions, where an
-    "other" answer is a yes that was not found; the official script leaves those out of precision and recall.
-    """
-    tasks = {task: _mme_task(members) for task, members in by_group(scores).items()}
-    said = [yes_no(score.prediction.text or "") for score in scores]
-    true = [score.prediction.references[0].strip().lower() for score in scores]
-    hits = sum(s == t == "yes" for s, t in zip(said, true, strict=True))
-    asked = said.count("yes") + true.count("yes")
-    return {
-        "perception": sum(tasks[task]["score"] for task in PERCEPTION if task in tasks),
-        "cognition": sum(tasks[task]["score"] for task in COGNITION if task in tasks),
-        "accuracy": 100 * float(np.mean([score.values["mme_answer"] for score in scores])) if scores else None,
-        "f1": 100 * 2 * hits / asked if asked else 0.0,
-        "other": said.count("other"),
-        "tasks": tasks,
-    }
-
-
-def _mme_task(scores: Sequence[Score]) -> dict[str, float]:
-    images = defaultdict(list)
-    for score in scores:
-        images[score.prediction.id.partition("#")[0]].append(score.values["mme_answer"])
-    accuracy = 100 * float(np.mean([score.values["mme_answer"] for score in scores]))
-    plus = 100 * float(np.mean([len(answers) == 2 and all(answers) for answers in images.values()]))
-    return {"accuracy": accuracy, "accuracy_plus": plus, "score": accuracy + plus}
 
 
 def score_file(name: str, path: Path, scorer_set: str = "official") -> dict[str, Any]:
@@ -208,11 +162,10 @@ def disagreements(
     benchmark: Benchmark, predictions: Sequence[Prediction], one: str, other: str
 ) -> list[dict[str, Any]]:
     """The predictions on which two scorer sets disagree on the first metric, with both scores and the reasons."""
-    by_metric: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_metric: dict[Metric, list[dict[str, Any]]] = defaultdict(list)
     for prediction in predictions:
         if prediction.references and prediction.text is not None and benchmark.metrics:
-            group = benchmarks.group_of(prediction.id) if benchmark.grouped else ""
-            by_metric[benchmark.metric(group)].append(prediction.to_line())
+            by_metric[benchmark.metric(benchmark.group(prediction.id))].append(prediction.to_line())
     return [
         item for metric, members in by_metric.items() for item in scorer_sets.disagreements(metric, members, one, other)
     ]

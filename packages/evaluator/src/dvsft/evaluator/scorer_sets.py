@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dvsft.evaluator import evalai, scorers
+from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.scorers import Scorer
 
 COMMITS = {
@@ -25,7 +26,7 @@ COMMITS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """Another toolkit's scorer and, in a sentence, how it departs from the official definition."""
+    """Another toolkit's scorer and, in a sentence, how it differs from the official definition."""
 
     score: Scorer
     why: str
@@ -105,13 +106,13 @@ SCORER_SETS: dict[str, dict[str, Variant]] = {
 }
 
 
-def scorer(metric: str, scorer_set: str = "official") -> Scorer:
-    """The scorer called `metric` in a scorer set. Raises KeyError for an unknown set."""
-    variant = SCORER_SETS[scorer_set].get(metric)
-    return variant.score if variant else getattr(scorers, metric)
+def scorer(metric: Metric, scorer_set: str = "official") -> Scorer:
+    """How a scorer set computes a metric. Raises KeyError for an unknown set."""
+    variant = SCORER_SETS[scorer_set].get(metric.name)
+    return variant.score if variant else metric.function
 
 
-def disagreements(metric: str, lines: Iterable[Mapping[str, Any]], one: str, other: str) -> list[dict[str, Any]]:
+def disagreements(metric: Metric, lines: Iterable[Mapping[str, Any]], one: str, other: str) -> list[dict[str, Any]]:
     """The lines (id, prediction, references) that two scorer sets score differently, each with the
     reasons.
     """
@@ -124,11 +125,11 @@ def disagreements(metric: str, lines: Iterable[Mapping[str, Any]], one: str, oth
         if abs(scores[one] - scores[other]) > 1e-9:
             found.append(
                 {key: line[key] for key in ("id", "prediction", "references")}
-                | {"metric": metric, "scores": scores, "why": why}
+                | {"metric": metric.name, "scores": scores, "why": why}
             )
     return found
 
 
-def _why(metric: str, scorer_set: str) -> str:
-    variant = SCORER_SETS[scorer_set].get(metric)
+def _why(metric: Metric, scorer_set: str) -> str:
+    variant = SCORER_SETS[scorer_set].get(metric.name)
     return variant.why if variant else "the official definition"

@@ -17,7 +17,8 @@ from torch import Tensor
 from dvsft.patchlabels import image as images
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
-from dvsft.trainer.data import DataError, Mixture, Sample, question_and_answer
+from dvsft.trainer.data import DataError, Lengths, Mixture, Sample, question_and_answer
+from dvsft.trainer.families import Family
 from dvsft.trainer.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
@@ -66,7 +67,7 @@ class Example:
 FILLER = Example(id="filler", turns=(("", ""),), supervised=False)
 
 
-def make_example(mixture: Mixture, sample: Sample | None, with_image: bool = True) -> Example:
+def make_example(mixture: Mixture, sample: Sample | None) -> Example:
     """Read and decode one sample; None gives the filler. Raises DataError that names the page."""
     if sample is None:
         return FILLER
@@ -74,7 +75,7 @@ def make_example(mixture: Mixture, sample: Sample | None, with_image: bool = Tru
     pairs = [question_and_answer(row["qa"][number]) for number in sample.questions]
     turns = tuple((ask(question, INSTRUCTIONS[sample.instruction]), answer) for question, answer in pairs)
     picture = None
-    if with_image and row["rows"]:
+    if row["rows"]:
         try:
             picture = images.decode(row["image"]["bytes"])
         except images.ImageError as error:
@@ -85,15 +86,13 @@ def make_example(mixture: Mixture, sample: Sample | None, with_image: bool = Tru
 class Encoder:
     """Examples -> tensors, through the checkpoint's own processor."""
 
-    def __init__(self, processor: Any, grid: GridSpec, max_length: int):
+    def __init__(self, processor: Any, family: Family, grid: GridSpec):
         """Sets the processor's pixel limits to the grid's, and its padding to the left."""
-        self.processor, self.grid, self.max_length = processor, grid, max_length
+        self.processor, self.family, self.grid = processor, family, grid
         processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
         processor.tokenizer.padding_side = "left"
-        self.image_token = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        self.image_token = family.image_token(processor)
         self._special = tuple(processor.tokenizer.get_added_vocab())
-        longest = max(INSTRUCTIONS, key=len)
-        self._template_bytes = len(self.render(Example("", ((longest + "\n", ""),), rows=1, cols=1)).encode())
 
     def usable(self, text: str) -> bool:
         """Whether a question or answer holds no special token, which would take the prompt apart."""
@@ -106,14 +105,19 @@ class Encoder:
     def tokens(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def fits(self, mixture: Mixture, sample: Sample, tokens: int) -> bool:
-        """Whether a sample keeps to max_length. `tokens` bounds it from above without the template; only
-        where the bound is too long the text is really tokenized."""
-        if tokens + self._template_bytes * len(sample.questions) <= self.max_length:
-            return True
-        example = make_example(mixture, sample, with_image=False)
-        expanded = max(example.visual_tokens - 1, 0)
-        return len(self.tokens(self.render(example))) + expanded <= self.max_length
+    def lengths(self) -> Lengths:
+        """How long conversations of this processor are. Questions, instructions and answers are tokenized each by
+        itself: the chat template puts special tokens and line ends around them, which tokenizers merge with nothing."""
+        return Lengths(
+            count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
+            instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
+            template={(turns, image): self._template(turns, image) for turns in (1, 2) for image in (False, True)},
+        )
+
+    def _template(self, turns: int, image: bool) -> int:
+        """Tokens of the chat template alone."""
+        whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
+        return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
 
     def answer_spans(self, example: Example) -> list[tuple[int, int]]:
         """[start, end) of every answer and its end-of-turn token, in tokens of the expanded, unpadded text.
@@ -133,9 +137,9 @@ class Encoder:
         return spans
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """The batch: input_ids, attention_mask, mm_token_type_ids, labels, image_index, all (B, T), padded
-        on the left; pixel_values and image_grid_thw of all images. Raises DataError where a page's image
-        and its labels do not fit together."""
+        """The batch: what the model takes, and labels, image_index, visual (bool: a visual token stands here), all
+        (B, T), padded on the left. A batch without images gets a masked, unsupervised blank one. Raises DataError
+        where a page's image and its labels do not fit together."""
         pictures = [example.image for example in examples if example.visual_tokens]
         batch = self.processor(
             text=[self.render(example) for example in examples],
@@ -151,12 +155,14 @@ class Encoder:
         for number, example in enumerate(examples):
             if example.supervised:
                 self._supervise(example, number, batch)
-        return batch if pictures else self._with_blank_image(batch)
+        if not pictures:  # ranks must all run the encoder or none: with ZeRO one would wait for the other's gradients
+            batch = self.family.with_blank_image(self.processor, batch, {"labels": IGNORE, "image_index": TEXT})
+        batch["visual"] = self.family.visual_positions(batch)
+        return batch
 
     def _check_grids(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> None:
-        merge = self.processor.image_processor.merge_size
-        for example, (_, high, wide) in zip(examples, batch.get("image_grid_thw", Tensor()).tolist(), strict=True):
-            found = (high // merge, wide // merge)
+        grids = self.family.patch_grids(self.processor, batch) if examples else []
+        for example, found in zip(examples, grids, strict=True):
             if found != (example.rows, example.cols):
                 raise DataError(
                     f"page {example.id}: the processor makes {found[0]} x {found[1]} patches of the image, "
@@ -174,22 +180,3 @@ class Encoder:
             labelled = visual[torch.tensor(example.patch_index, dtype=torch.long)]
             labels[labelled] = torch.tensor(example.token_id, dtype=torch.long)
             batch["image_index"][number, labelled] = number
-
-    def _with_blank_image(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with a masked, unsupervised blank image left of its first sample.
-
-        Ranks must all run the vision encoder or none: with ZeRO a rank without an image would leave the
-        others waiting for its gradients.
-        """
-        vision = self.processor.image_processor
-        side, pads = 2 * vision.merge_size, 4
-        channels = len(vision.image_mean) * vision.temporal_patch_size * vision.patch_size**2
-        fill = {"labels": IGNORE, "image_index": TEXT, "input_ids": self.processor.tokenizer.pad_token_id}
-        for key, value in batch.items():
-            left = value.new_full((len(value), pads), fill.get(key, 0))
-            batch[key] = torch.cat([left, value], 1)
-        batch["input_ids"][0, :pads] = self.image_token
-        batch["mm_token_type_ids"][0, :pads] = 1
-        batch["pixel_values"] = torch.zeros(side * side, channels)
-        batch["image_grid_thw"] = torch.tensor([[1, side, side]])
-        return batch

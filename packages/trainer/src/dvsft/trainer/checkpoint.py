@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer.config import Lora
-from dvsft.trainer.model import lora_config
+from dvsft.trainer.model import family, lora_config
 from dvsft.trainer.record import differences
 
 PROCESSOR_FILES = (
@@ -121,7 +121,7 @@ def export(engine: Any, base: Path, folder: Path, lora: Lora | None) -> None:
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         if lora:
-            _save_lora(state, base, partial, lora)
+            _save_lora(state, base, partial, lora_config(lora, family(engine.module.model)))
         else:
             engine.module.model.save_pretrained(partial, state_dict=state)
         copy_processor(base, partial)
@@ -143,7 +143,7 @@ def _whole_state(engine: Any) -> dict[str, Tensor]:
     return {name.removeprefix("model."): tensor for name, tensor in (state or {}).items()}
 
 
-def _save_lora(state: dict[str, Tensor], base: Path, folder: Path, lora: Lora) -> None:
+def _save_lora(state: dict[str, Tensor], base: Path, folder: Path, settings: Any) -> None:
     from peft import PeftModel
     from safetensors.torch import save_file
     from transformers import AutoModelForImageTextToText
@@ -153,7 +153,6 @@ def _save_lora(state: dict[str, Tensor], base: Path, folder: Path, lora: Lora) -
         for name, tensor in state.items()
         if ".lora_" in name
     }
-    settings = lora_config(lora)
     settings.base_model_name_or_path, settings.inference_mode = str(base), True
     settings.save_pretrained(folder / "adapter")
     save_file(adapter, folder / "adapter" / "adapter_model.safetensors")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from dvsft.patchlabels import settings
 from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
+from dvsft.trainer.methods import Method, any_method
+from dvsft.trainer.methods.dv_sft import DvSft
 
 ConfigError = settings.SettingsError
+
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod = any_method()
 
 
 class Lora(Settings):
@@ -21,8 +28,8 @@ class Lora(Settings):
     """Columns of each low-rank factor."""
     alpha: Count = 128
     """The update counts alpha / rank."""
-    target: str = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-    """A regular expression over full module names."""
+    target: str | None = None
+    """A regular expression over full module names, by default the linear layers of the language model."""
 
 
 class Model(Settings):
@@ -31,8 +38,8 @@ class Model(Settings):
     path: str
     """A Hugging Face folder or hub id."""
     freeze: tuple[str, ...] = ("vision_encoder",)
-    """Parts that do not train, by name: dvsft.trainer.model.PARTS. With a lora everything but its own weights is
-    frozen, named here or not; one on a part that is named here is refused."""
+    """Parts that do not train, by the names in the family's PARTS, dvsft.trainer.families. With a lora everything but
+    its own weights is frozen, named here or not; one on a part that is named here is refused."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and activations."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
@@ -71,23 +78,6 @@ class Data(Settings):
         if self.max_pixels < self.min_pixels:
             raise ConfigError(f"max_pixels = {self.max_pixels}, expected at least min_pixels = {self.min_pixels}")
         return self
-
-
-class Loss(Settings):
-    """What is added to the text loss; a method ignores the settings of the others."""
-
-    vision_weight: NotNegative = 2e-3
-    """dv_sft: weight of the vision loss, lambda in arXiv 2605.26656."""
-    beta: Share = 0.3
-    """dv_sft: label smoothing over the vocabulary, beta in arXiv 2605.26656."""
-    direction_weight: NotNegative = 1.0
-    """basic: weight of the directional loss, arXiv 2508.06895."""
-    semantics_weight: NotNegative = 0.01
-    """basic: weight of the semantic loss, arXiv 2508.06895."""
-    patch_weights: Literal["uniform", "attention"] = "uniform"
-    """basic: an image's visual tokens count alike, or by the attention that text pays to them."""
-    chunk_size: Count = 512
-    """Positions that meet the vocabulary at once; less takes less memory."""
 
 
 class Optimizer(Settings):
@@ -145,43 +135,22 @@ class Config(Settings):
     model: Model
     data: Data
     optimizer: Optimizer
-    method: Literal["sft", "dv_sft", "basic"] = "dv_sft"
-    """sft trains the text loss alone, dv_sft adds the vision loss, basic the losses of BASIC. Settings of the other
-    methods are ignored, so that this one line compares them."""
-    loss: Loss = Loss()
+    method: AnyMethod = DvSft()
+    """What is learned: the table's other keys are those of the method that `name` names."""
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpoint = Checkpoint()
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where figures go besides log.jsonl."""
     seed: Whole = 0
-    """Draws questions and their order."""
+    """Draws questions, their order, and the first weights of a LoRA."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Config:
-        if self.method == "dv_sft" and not self.loss.vision_weight:
-            raise ConfigError(
-                'loss.vision_weight = 0.0, expected more than 0; for the text loss alone set method = "sft"'
-            )
-        if self.method == "basic":
-            self._check_basic()
+        self.method.check(self.model)
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):
             raise ConfigError(f"expected checkpoint.export_at in (0, {epochs}], found {self.checkpoint.export_at}")
         return self
-
-    def _check_basic(self) -> None:
-        loss, model = self.loss, self.model
-        if loss.patch_weights == "attention" and model.attention != "eager":
-            raise ConfigError(
-                'loss.patch_weights = "attention" reads attention weights, which model.attention = '
-                f'"{model.attention}" never makes; set model.attention = "eager" or loss.patch_weights = "uniform"'
-            )
-        if model.lora or "merger" in model.freeze:
-            found = "model.lora" if model.lora else "model.freeze"
-            raise ConfigError(
-                f'method = "basic" trains the merger, which {found} freezes; take out {found}, or choose the '
-                "parts as pipelines/configs/train/qwen3-vl-8b-basic.toml does"
-            )
 
     def accumulation(self, world_size: int) -> int:
         """Forward passes per rank and step. Raises ConfigError where the global batch does not divide."""

@@ -11,7 +11,7 @@ import glob
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.prompts import first_answer
+from dvsft.patchlabels.prompts import ask, first_answer
 from dvsft.trainer.config import ConfigError, Dataset
 
 DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id", "qa")
@@ -46,13 +46,23 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How long a conversation is, in tokens. count: texts -> tokens of each. instructions: tokens of each. template:
+    (turns, with an image) -> tokens of the chat template around questions, instructions, answers and visual tokens."""
+
+    count: Callable[[list[str]], list[int]]
+    instructions: tuple[int, ...]
+    template: Mapping[tuple[int, bool], int]
+
+
+@dataclass(frozen=True)
 class Index:
-    """What is kept of every page: its visual tokens, its usable questions and their lengths in bytes, which
-    bound their lengths in tokens. `dropped` counts what cannot be used, by reason."""
+    """What is kept of every page: its visual tokens, its usable questions and the tokens of each with its answer.
+    `dropped` counts what cannot be used, by reason."""
 
     visual_tokens: list[int]
     questions: list[tuple[int, ...]]
-    text_bytes: list[tuple[int, ...]]
+    text_tokens: list[tuple[int, ...]]
     dropped: Counter[str]
 
 
@@ -90,8 +100,8 @@ class Pages:
         """For every shard, sha256 over the columns of its rows that decide training."""
         return {str(file): _labels_sha256(file) for file in self.files}
 
-    def index(self, usable: Callable[[str], bool]) -> Index:
-        """Read the questions of all pages once. `usable` says whether a text may stand in a prompt."""
+    def index(self, usable: Callable[[str], bool], count: Callable[[list[str]], list[int]]) -> Index:
+        """Read the questions of all pages once. usable: whether a text may stand in a prompt. count: see Lengths."""
         index = Index([], [], [], Counter())
         for row in (row for file in self.files for row in rows.read(file, INDEX_COLUMNS)):
             kept = {}
@@ -102,12 +112,13 @@ class Pages:
                 elif not usable(question + answer):
                     index.dropped["special_token_in_text"] += 1
                 else:
-                    kept[number] = len((question + answer).encode())
+                    kept[number] = (ask(question, ""), answer)
             if not row["qa"]:
                 index.dropped["page_without_question"] += 1
+            tokens = count([text for pair in kept.values() for text in pair]) if kept else []
             index.visual_tokens.append(row["rows"] * row["cols"])
             index.questions.append(tuple(kept))
-            index.text_bytes.append(tuple(kept.values()))
+            index.text_tokens.append(tuple(map(sum, zip(tokens[::2], tokens[1::2], strict=True))))
         return index
 
 
@@ -144,41 +155,38 @@ class Mixture:
         grid: GridSpec,
         tokenizer_sha256: str,
         usable: Callable[[str], bool],
+        lengths: Lengths,
     ):
-        self.datasets = datasets
+        self.datasets, self.lengths = datasets, lengths
         self.pages = [Pages(dataset.labels, grid, tokenizer_sha256) for dataset in datasets]
-        self.indexes = [pages.index(usable) for pages in self.pages]
+        self.indexes = [pages.index(usable, lengths.count) for pages in self.pages]
         self.dropped = sum((index.dropped for index in self.indexes), Counter())
 
-    def epoch(
-        self, seed: int, epoch: int, instructions: int, fits: Callable[[Sample, int], bool]
-    ) -> tuple[list[Sample], Counter[str]]:
-        """The samples of one epoch, shuffled, and how many were dropped by reason.
-
-        fits(sample, upper bound of its tokens without the template) says whether it keeps to the maximum
-        length.
-        """
+    def epoch(self, seed: int, epoch: int, max_length: int) -> tuple[list[Sample], Counter[str]]:
+        """The samples of one epoch, shuffled, and how many were dropped by reason."""
         rng = np.random.default_rng([seed, epoch])
-        kept: list[Sample] = []
-        dropped: Counter[str] = Counter()
-        for number in range(len(self.datasets)):
-            for sample, tokens in self._draw(number, instructions, rng):
-                if fits(sample, tokens):
-                    kept.append(sample)
-                else:
-                    dropped["over_long"] += 1
+        drawn = [sample for number in range(len(self.datasets)) for sample in self._draw(number, rng)]
+        kept = [sample for sample in drawn if self.length(sample) <= max_length]
+        dropped = Counter(over_long=len(drawn) - len(kept)) if len(drawn) > len(kept) else Counter()
         return [kept[k] for k in rng.permutation(len(kept))], dropped
 
-    def _draw(self, number: int, instructions: int, rng: np.random.Generator) -> Iterable[tuple[Sample, int]]:
+    def length(self, sample: Sample) -> int:
+        """In tokens, image and template included, padding not."""
+        index, turns = self.indexes[sample.dataset], len(sample.questions)
+        tokens = dict(zip(index.questions[sample.page], index.text_tokens[sample.page], strict=True))
+        texts = sum(tokens[number] for number in sample.questions)
+        visual = index.visual_tokens[sample.page]
+        instructions = turns * self.lengths.instructions[sample.instruction]
+        return self.lengths.template[turns, visual > 0] + visual + texts + instructions
+
+    def _draw(self, number: int, rng: np.random.Generator) -> Iterator[Sample]:
         index, wanted = self.indexes[number], self.datasets[number].questions_per_page
         for page, usable in enumerate(index.questions):
             order = rng.permutation(len(usable)).tolist()
             chosen = [(k,) for k in range(len(usable))] if wanted == "all" else [tuple(order[:wanted])]
             for places in filter(None, chosen):
-                questions = tuple(usable[k] for k in places)
-                text = sum(index.text_bytes[page][k] for k in places)
-                sample = Sample(number, page, questions, int(rng.integers(instructions)))
-                yield sample, index.visual_tokens[page] + text
+                instruction = int(rng.integers(len(self.lengths.instructions)))
+                yield Sample(number, page, tuple(usable[k] for k in places), instruction)
 
     def labels_sha256(self) -> dict[str, str]:
         """Of every shard of all datasets, see Pages."""

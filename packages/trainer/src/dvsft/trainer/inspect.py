@@ -37,23 +37,10 @@ def batch_page(examples: Sequence[Example], batch: dict[str, Tensor], encoder: E
     offset, sections = 0, []
     for number, example in enumerate(examples):
         count = example.visual_tokens
-        pictures = patch_pictures(batch, offset, count, encoder) if count else []
+        pictures = encoder.family.patch_pictures(encoder.processor, batch, offset, count) if count else []
         offset += count
         sections.append(_section(example, number, batch, pictures, encoder))
     return f"<!doctype html><meta charset=utf-8><title>batch</title><style>{STYLE}</style>{''.join(sections)}"
-
-
-def patch_pictures(batch: dict[str, Tensor], first: int, count: int, encoder: Encoder) -> list[Image.Image]:
-    """The pictures of `count` visual tokens from the `first` of the batch on, put together from
-    `pixel_values`: what the encoder really sees, not what the label file says it does."""
-    vision = encoder.processor.image_processor
-    merge, patch, frames = vision.merge_size, vision.patch_size, vision.temporal_patch_size
-    values = batch["pixel_values"][first * merge**2 : (first + count) * merge**2]
-    mean, std = (values.new_tensor(x)[:, None, None] for x in (vision.image_mean, vision.image_std))
-    cells = values.view(count, merge, merge, -1, frames, patch, patch)[:, :, :, :, 0]
-    cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, merge * patch, merge * patch)
-    pixels = ((cells * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(cell.numpy()) for cell in pixels]
 
 
 def _section(
@@ -100,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = load(options.config, options.overrides)
     mixture, encoder = open_data(config, local_folder(config.model.path))
     batches: Any = micro_batches(
-        make_plan(config, mixture, encoder).samples,
+        make_plan(config, mixture).samples,
         rank=0,
         world_size=1,
         micro_batch=config.optimizer.micro_batch,

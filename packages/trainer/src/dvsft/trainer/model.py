@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.settings import is_path
-from dvsft.trainer import basic, config
-from dvsft.trainer.loss import IGNORE, row_loss
-
-PARTS = {
-    "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
-    "merger": r"model\.visual\.merger\.",
-    "deepstack_mergers": r"model\.visual\.deepstack_merger_list\.",
-    "language_model.first_layer": r"model\.language_model\.layers\.0\.",
-    "language_model.rest": r"model\.language_model\.",
-    "head": r"lm_head\.",
-}
-"""The named parts of a Qwen3-VL model, as patterns of its parameter names; a parameter belongs to the first that
-matches, and together they cover all. `language_model` names both of its parts."""
-
-
-class ModelError(DvsftError):
-    """A checkpoint or a choice of parts that cannot be trained."""
+from dvsft.trainer import config
+from dvsft.trainer.families import Family, ModelError, family_of
+from dvsft.trainer.methods import Method, Pass
 
 
 def local_folder(path: str) -> Path:
@@ -74,30 +59,47 @@ def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module
     return model.train()
 
 
-def part_of(name: str) -> str:
+def family(model: Any) -> Family:
+    """Of a transformers model."""
+    return family_of(model.config.model_type)
+
+
+def part_of(name: str, parts: Mapping[str, str]) -> str:
     """The part a parameter belongs to. Raises ModelError for a name that is in none."""
     plain = name.replace("base_layer.", "")
-    for part, pattern in PARTS.items():
+    for part, pattern in parts.items():
         if re.match(pattern, plain):
             return part
-    raise ModelError(f"parameter {name} belongs to no part of {', '.join(PARTS)}; is this a Qwen3-VL model?")
+    raise ModelError(f"parameter {name} belongs to no part of {', '.join(parts)}; mend the parts of its family")
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
     """Freeze the named parts, leave the others trainable. Raises ModelError for unknown parts, and where a
     tied head would have to be frozen and trained at once."""
-    names = {part: {part, part.partition(".")[0]} for part in PARTS}
-    if unknown := set(parts).difference(*names.values()):
-        known = ", ".join(dict.fromkeys(name for part in PARTS for name in sorted(names[part])))
-        raise ModelError(f"unknown parts {sorted(unknown)}; expected some of {known}")
-    frozen = {part for part in PARTS if names[part] & set(parts)}
-    if _is_tied(model) and ("head" in frozen) != ("language_model.rest" in frozen):
+    known = family(model).PARTS
+    if unknown := set(parts).difference(*map(_names, known)):
+        names = dict.fromkeys(name for part in known for name in _names(part))
+        raise ModelError(f"unknown parts {sorted(unknown)}; expected some of {', '.join(names)}")
+    frozen = {part for part in known if {*_names(part)} & set(parts)}
+    head, embeddings = (part_of(name, known) for name in _head_and_embeddings(model))
+    if _is_tied(model) and (head in frozen) != (embeddings in frozen):
         raise ModelError(
-            "the head is tied to the embeddings: freeze both head and language_model.rest (or all of language_model), "
-            "or neither"
+            f"the head is tied to the embeddings: freeze both {head} and {embeddings} (or all of "
+            f"{_names(embeddings)[0]}), or neither"
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in frozen)
+        parameter.requires_grad_(part_of(name, known) not in frozen)
+
+
+def _names(part: str) -> tuple[str, ...]:
+    """The names of a part: "x.y" is also meant by "x"."""
+    return tuple(dict.fromkeys((part.partition(".")[0], part)))
+
+
+def _head_and_embeddings(model: Any) -> tuple[str, str]:
+    """The names of their weights, which are one tensor where they are tied."""
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    return names[id(model.get_output_embeddings())], names[id(model.get_input_embeddings())]
 
 
 def _is_tied(model: Any) -> bool:
@@ -112,27 +114,28 @@ def add_lora(model: nn.Module, settings: config.Lora, frozen: Sequence[str] = ()
     """
     from peft import inject_adapter_in_model
 
+    kin, adapter = family(model), lora_config(settings, family(model))
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    hit = [name for name in names if re.fullmatch(settings.target, name)]
-    if not hit or any(name.startswith("model.visual.") for name in hit):
+    hit = [name for name in names if re.fullmatch(adapter.target_modules, name)]
+    if not hit or any(name.startswith(kin.VISION) for name in hit):
         found = f"{len(hit)} modules, e.g. {hit[0]}" if hit else "no module"
         raise ModelError(f"lora.target {settings.target!r} names {found}; expected linear layers of the language side")
-    if "lm_head" in hit and _is_tied(model):
-        raise ModelError(
-            "lora.target names lm_head, which is tied to the embeddings and cannot be merged; leave it out"
-        )
-    parts = {name: part_of(f"{name}.") for name in hit}
-    if bad := [name for name, part in parts.items() if {part, part.partition(".")[0]} & set(frozen)]:
+    head = _head_and_embeddings(model)[0].removesuffix(".weight")
+    if head in hit and _is_tied(model):
+        raise ModelError(f"lora.target names {head}, which is tied to the embeddings, cannot be merged; leave it out")
+    parts = {name: part_of(f"{name}.", kin.PARTS) for name in hit}
+    if bad := [name for name, part in parts.items() if {*_names(part)} & set(frozen)]:
         raise ModelError(
             f"lora.target names {bad[0]}, a module of {parts[bad[0]]}, which model.freeze names too; take it out of one"
         )
-    inject_adapter_in_model(lora_config(settings), model)
+    inject_adapter_in_model(adapter, model)
 
 
-def lora_config(settings: config.Lora) -> Any:
+def lora_config(settings: config.Lora, kin: Family) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=settings.target)
+    target = settings.target or kin.LORA_TARGET
+    return LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=target)
 
 
 class Part(NamedTuple):
@@ -143,9 +146,10 @@ class Part(NamedTuple):
 def audit(model: nn.Module) -> dict[str, Part]:
     """How many parameters of every part train and how many are frozen; LoRA weights count as trainable ones
     of their part. Sizes are whole, also where ZeRO-3 has cut the parameters up."""
-    counts = dict.fromkeys(PARTS, Part(0, 0))
+    parts = family(model).PARTS
+    counts = dict.fromkeys(parts, Part(0, 0))
     for name, parameter in model.named_parameters():
-        size, part = getattr(parameter, "ds_numel", parameter.numel()), part_of(name)
+        size, part = getattr(parameter, "ds_numel", parameter.numel()), part_of(name, parts)
         trainable, frozen = counts[part]
         trains = parameter.requires_grad
         counts[part] = Part(trainable + size * trains, frozen + size * (not trains))
@@ -163,64 +167,16 @@ def hash_frozen(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class StepSums(NamedTuple):
-    """loss: scalar, differentiable. Sums over this pass, no gradient, 0 where the method has no such loss: text
-    loss over answer tokens, vision loss and top-1 hits over labelled visual tokens, BASIC's over images."""
-
-    loss: Tensor
-    text: Tensor
-    vision: Tensor
-    hits: Tensor
-    direction: Tensor
-    semantics: Tensor
-
-
 class SupervisedModel(nn.Module):
-    """A checkpoint with the losses of a method on top: the module the DeepSpeed engine wraps.
+    """A checkpoint with a method's loss on top: the module the DeepSpeed engine wraps.
 
-    The losses are inside, so that under ZeRO-3 the weights of head and embeddings are gathered where they read them.
+    The loss is inside, so that under ZeRO-3 the weights of head and embeddings are gathered where it reads them.
     """
 
-    def __init__(self, model: Any, method: Literal["sft", "dv_sft", "basic"], settings: config.Loss):
+    def __init__(self, model: Any, method: Method):
         super().__init__()
-        self.model, self.method, self.settings = model, method, settings
+        self.model, self.method = model, method
 
-    def forward(self, batch: dict[str, Tensor], per_text: float, per_visual: float, per_image: float) -> StepSums:
-        """One pass. batch: see `batch`. The loss is the sum of every kind's losses over this pass, times the
-        kind's weight in the settings, times what one answer token, one labelled visual token and one image count in
-        the whole step."""
-        inputs = {key: value for key, value in batch.items() if key not in ("labels", "image_index")}
-        if self.method != "basic":
-            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-            return self._cross_entropy(hidden, batch, per_text, per_visual)
-        with basic.record(self.model, batch, self.settings.patch_weights) as recorder:
-            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        sums = self._cross_entropy(hidden, batch, per_text, per_visual)
-        return self._with_basic(sums, recorder.states(), per_image)
-
-    def _cross_entropy(self, hidden: Tensor, batch: dict[str, Tensor], per_text: float, per_visual: float) -> StepSums:
-        labelled = batch["labels"] != IGNORE
-        if self.method != "dv_sft":  # visual tokens never meet the head
-            labelled &= batch["image_index"] < 0
-        image_index = batch["image_index"][labelled]
-        visual = image_index >= 0
-        loss, rows, hits = row_loss(
-            hidden[labelled],
-            self.model.get_output_embeddings(),
-            batch["labels"][labelled],
-            image_index,
-            torch.where(visual, self.settings.vision_weight * per_visual, per_text),
-            beta=self.settings.beta,
-            chunk_size=self.settings.chunk_size,
-        )
-        none = torch.zeros_like(loss.detach())
-        return StepSums(loss, rows[~visual].sum(), rows[visual].sum(), hits[visual].sum(), none, none)
-
-    def _with_basic(self, sums: StepSums, states: basic.ImageStates, per_image: float) -> StepSums:
-        settings, embeddings = self.settings, self.model.get_input_embeddings().weight
-        direction = basic.direction_loss(states)
-        semantics = basic.semantics_loss(states, embeddings, settings.chunk_size)
-        added = settings.direction_weight * direction + settings.semantics_weight * semantics
-        return sums._replace(
-            loss=sums.loss + per_image * added, direction=direction.detach(), semantics=semantics.detach()
-        )
+    def forward(self, batch: dict[str, Tensor], shares: Mapping[str, float]) -> Pass:
+        """One pass. batch: see `batch.Encoder`; shares: see `Method.loss`."""
+        return self.method.loss(self.model, batch, shares)

@@ -7,7 +7,6 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass
 
-from dvsft.trainer.batch import INSTRUCTIONS, Encoder
 from dvsft.trainer.config import Config
 from dvsft.trainer.data import Mixture, Sample, pad_to_steps
 
@@ -28,15 +27,13 @@ class Plan:
         return hashlib.sha256(repr(self.samples).encode()).hexdigest()
 
 
-def make_plan(config: Config, mixture: Mixture, encoder: Encoder) -> Plan:
+def make_plan(config: Config, mixture: Mixture) -> Plan:
     """Draw the samples of all epochs."""
     samples: list[Sample | None] = []
     dropped, ends = Counter(mixture.dropped), [0]
     global_batch = config.optimizer.global_batch
     for epoch in range(config.optimizer.epochs):
-        drawn, left_out = mixture.epoch(
-            config.seed, epoch, len(INSTRUCTIONS), lambda *sample: encoder.fits(mixture, *sample)
-        )
+        drawn, left_out = mixture.epoch(config.seed, epoch, config.data.max_length)
         samples += pad_to_steps(drawn, global_batch)
         dropped += left_out
         ends.append(len(samples) // global_batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ class Log:
         self._file.write(json.dumps({"step": step, **figures}, allow_nan=False) + "\n")
         self._file.flush()
         self._track(figures, step)
-        shown = ("text_loss", "vision_loss", "patch_accuracy", "direction_loss", "semantics_loss", "learning_rate")
-        self._bar.set_postfix({key: f"{figures[key]:.3g}" for key in shown if key in figures})
+        shown = takewhile(lambda name: name != "gradient_norm", figures)  # the method's own figures come first
+        self._bar.set_postfix({name: f"{figures[name]:.3g}" for name in (*shown, "learning_rate")})
         self._bar.update()
 
 

@@ -11,7 +11,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,17 @@ from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, make_example
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import Mixture, micro_batches
+from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
+from dvsft.trainer.families import ModelError, family_in
 from dvsft.trainer.loss import IGNORE
-from dvsft.trainer.model import (
-    ModelError,
-    SupervisedModel,
-    hash_frozen,
-    load_model,
-    load_processor,
-    local_folder,
-)
+from dvsft.trainer.methods import Method
+from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.track import Log, peak_memory_gib
+
+Passes = Iterator[dict[str, Tensor] | DataError]
+"""The batches of a rank, or why one could not be made."""
 
 
 class TrainingError(DvsftError):
@@ -51,8 +49,8 @@ def train(config: Config, resume: bool = False) -> None:
     engines.as_rank_0(lambda: checkpoint.refuse_other_run(output, resume))
 
     mixture, encoder = open_data(config, base)
-    plan = make_plan(config, mixture, encoder)
-    model = SupervisedModel(load_model(base, config.model, config.seed), config.method, config.loss)
+    plan = make_plan(config, mixture)
+    model = SupervisedModel(load_model(base, config.model, config.seed), config.method)
     engine = engines.start_engine(model, config, world_size, plan.steps)
     frozen = hash_frozen(engine.module)
 
@@ -68,29 +66,35 @@ def train(config: Config, resume: bool = False) -> None:
         checkpoint.load_state(engine, output / "state", done)
     log = Log(output, config.tracker, record, done) if rank == 0 else None
 
-    accumulation = config.accumulation(world_size)
+    accumulation, saved = config.accumulation(world_size), done
     passes = load_batches(config, mixture, encoder, plan, rank, world_size, done)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
-        check_finite(figures, step, config.checkpoint.resume_every)
+        check_finite(figures, step, saved)
         if log:
             log(figures, step)
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
+            check_frozen(engine, frozen, device)
             checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
-    if hash_frozen(engine.module) != frozen:
-        raise ModelError("frozen weights changed during training; the exported folders are not to be trusted")
+            saved = step
     checkpoint.remove_state(output / "state")
 
 
-def check_finite(figures: dict[str, float], step: int, resume_every: int) -> None:
-    """Raises TrainingError where a figure of this step is no number. All ranks have the same figures."""
+def check_frozen(engine: Any, frozen: str, device: torch.device) -> None:
+    """Raises ModelError, on all ranks, where the frozen weights of one are not those that the run began with."""
+    moved = hash_frozen(engine.module) != frozen
+    engines.raise_on_all([ModelError("frozen weights changed during training; nothing was exported")] * moved, device)
+
+
+def check_finite(figures: dict[str, float], step: int, saved: int) -> None:
+    """Raises TrainingError where a figure of this step is no number. All ranks have the same figures. saved: the step
+    of the last state, 0 if there is none."""
     bad = [name for name, value in figures.items() if not math.isfinite(value)]
     if figures["gradient_norm"] < 0:  # DeepSpeed's sign of one that is not finite
         bad.append("gradient_norm")
     if bad:
-        saved = (step - 1) // resume_every * resume_every
         left = f"the state after step {saved} is kept" if saved else "no state was saved before"
         raise TrainingError(
             f"step {step}: {bad[0]} is {figures[bad[0]]}, expected a finite number; {left}; lower "
@@ -101,13 +105,13 @@ def check_finite(figures: dict[str, float], step: int, resume_every: int) -> Non
 def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
     processor, grid, tokenizer_sha256 = load_processor(base, config.data)
-    encoder = Encoder(processor, grid, config.data.max_length)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable), encoder
+    encoder = Encoder(processor, family_in(base), grid)
+    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths()), encoder
 
 
 def load_batches(
     config: Config, mixture: Mixture, encoder: Encoder, plan: Plan, rank: int, world_size: int, done: int
-) -> Iterator[dict[str, Tensor]]:
+) -> Passes:
     """The batches of this rank after `done` steps, made ahead by worker processes."""
     batches = micro_batches(
         plan.samples,
@@ -117,10 +121,17 @@ def load_batches(
         accumulation=config.accumulation(world_size),
         first_step=done,
     )
+
+    def encode(samples: Sequence[Sample | None]) -> dict[str, Tensor] | DataError:
+        try:
+            return encoder([make_example(mixture, sample) for sample in samples])
+        except DataError as error:
+            return error  # `train_step` raises it: a worker process would bury it in tracebacks
+
     loader: Any = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
-        collate_fn=lambda samples: encoder([make_example(mixture, sample) for sample in samples]),
+        collate_fn=encode,
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
     )
@@ -129,66 +140,65 @@ def load_batches(
 
 def train_step(
     engine: Any,
-    passes: Iterator[dict[str, Tensor]],
+    passes: Iterator[dict[str, Tensor] | DataError],
     accumulation: int,
-    method: str,
+    method: Method,
     device: torch.device,
 ) -> dict[str, float]:
-    """One optimizer step; returns its figures over all ranks.
+    """One optimizer step; returns its figures over all ranks, the same on each. Raises the DataError of any rank.
 
-    The denominators of the losses are counted over the whole step, all ranks and accumulation steps, before its
-    first forward pass. DeepSpeed averages over ranks and accumulation steps, so the shares undo that.
+    Every term of the loss is a mean over the whole step: all ranks, all accumulation steps. So what the means run
+    over is counted before the first forward pass.
     """
     started = time.perf_counter()
-    batches = [next(passes) for _ in range(accumulation)]
+    made = [next(passes) for _ in range(accumulation)]
     waited = time.perf_counter() - started
-    counts = all_reduce(sum(count_labels(batch) for batch in batches), device).tolist()
-    texts, visuals, images, tokens = counts
-    shares = [accumulation * distributed.get_world_size() / max(count, 1) for count in counts[:3]]
-    learning_rate, sums = engine.get_lr()[0], torch.zeros(5, device=device)
+    batches = [batch for batch in made if not isinstance(batch, DataError)]
+    engines.raise_on_all([batch for batch in made if isinstance(batch, DataError)], device)
+
+    counts = sum_up([method.count(batch) | _sizes(batch) for batch in batches], device)
+    # The gradient that DeepSpeed applies is the sum over passes / accumulation, averaged over ranks. A share is
+    # 1 / count times what undoes both, so that the passes of a step add up to its mean.
+    averaged_over = accumulation * distributed.get_world_size()
+    shares = {kind: averaged_over / max(count, 1) for kind, count in counts.items()}
+
+    learning_rate, sums, gradient_norm = engine.get_lr()[0], [], None
     for batch in batches:
         on_device = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
-        loss, *parts = engine(on_device, *shares)
-        gradient_norm = engines.backward_and_step(engine, loss)
-        sums += torch.stack(parts).detach()
-    text, vision, hits, direction, semantics = all_reduce(sums, device).tolist()
+        result = engine(on_device, shares)
+        gradient_norm = engines.backward_and_step(engine, result.loss)
+        sums.append(result.sums)
+    totals = sum_up(sums, device)  # waits for the device: the time below is that of the step
+
     seconds = time.perf_counter() - started
-    figures = {"text_loss": text / max(texts, 1), "gradient_norm": gradient_norm}
-    if method == "dv_sft" and visuals:
-        figures |= {"vision_loss": vision / visuals, "patch_accuracy": hits / visuals}
-    if method == "basic" and images:
-        figures |= {"direction_loss": direction / images, "semantics_loss": semantics / images}
-    return figures | {
+    labels, tokens = counts.pop("labels"), counts.pop("tokens")
+    return {
+        **method.figures(totals, counts),
+        "gradient_norm": gradient_norm if gradient_norm is not None else math.nan,
         "learning_rate": learning_rate,
-        "text_labels": texts,
-        "vision_labels": visuals,
-        "images": images,
-        "labels_per_second": (texts + visuals) / seconds,
+        **counts,
+        "labels_per_second": labels / seconds,
         "tokens_per_second": tokens / seconds,
         "data_wait": waited / seconds,
         "memory_gib": peak_memory_gib(device),
     }
 
 
-def count_labels(batch: dict[str, Tensor]) -> Tensor:
-    """(4,) float64: text labels, vision labels, images without the blank one, tokens without padding."""
-    labelled = batch["labels"] != IGNORE
-    visual = labelled & (batch["image_index"] >= 0)
-    shown = (batch["attention_mask"] * batch["mm_token_type_ids"]).any()  # a blank image is alone and masked
-    images = shown * len(batch["image_grid_thw"])
-    counts = [(labelled & ~visual).sum(), visual.sum(), images, batch["attention_mask"].sum()]
-    return torch.stack(counts).double()
+def _sizes(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What speed is measured by: labels of either kind, whatever the method makes of them, and tokens but padding."""
+    return {"labels": (batch["labels"] != IGNORE).sum(), "tokens": batch["attention_mask"].sum()}
 
 
-def all_reduce(values: Any, device: torch.device) -> Tensor:
-    """The sum over all ranks."""
-    values = values.to(device)
-    distributed.all_reduce(values)
-    return values
+def sum_up(named: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, float]:
+    """Sums by name over the passes of this rank and over all ranks."""
+    names = sorted(named[0])
+    sums = torch.stack([torch.stack([one[name].double() for name in names]) for one in named]).sum(0).to(device)
+    distributed.all_reduce(sums)
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train SFT, DV-SFT or BASIC on label shards.")
+    parser = argparse.ArgumentParser(description="Train on label shards.")
     settings.add_arguments(parser, "TOML file, see pipelines/configs/train")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state, if any")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher passes it

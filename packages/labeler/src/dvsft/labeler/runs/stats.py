@@ -67,7 +67,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
 
 def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
     """Tokens of the first answer to every question, as training takes it, without the token that ends a turn: so
-    the paper must have counted (docs/labels.md)."""
+    the paper must have counted (docs/reference/labels.md)."""
     answers = [first_answer(qa["answers"]) for page in pages for qa in page if qa["answers"]]
     return sum(len(encoding) for encoding in tokenizer.encode_batch(answers, add_special_tokens=False))
 

@@ -37,7 +37,7 @@ def json_file(source: Source, pattern: str) -> tuple[str, str]:
     """
     if _is_file(source.path):
         if not files.exists(source.path):
-            raise SourceError(f"{source.path} does not exist ({source.kind}, see docs/labels.md for the layouts)")
+            raise SourceError(f"{source.path} does not exist ({source.kind}, docs/reference/labels.md has the layouts)")
         return root(source), source.path.rpartition("/")[2]
     names = [name for name in files.sizes(source.path) if "/" not in name and PurePosixPath(name).match(pattern)]
     fitting = of_split(names, source.split)

@@ -37,7 +37,7 @@ def open_table(source: Source) -> Any:
     except Exception as error:  # datasets raises its own, Arrow's, the hub client's and OS errors
         raise SourceError(
             f"{source.kind}: {source.path} is no folder or file of the publisher's here, and could not be loaded as a "
-            f"Hugging Face dataset: {error}. Put the files there (docs/labels.md), or check the hub id and subset."
+            f"Hugging Face dataset: {error}. Put the files there, or check the hub id and subset."
         ) from error
     return table.cast_column("image", Image(decode=False)) if "image" in table.column_names else table
 
@@ -45,11 +45,13 @@ def open_table(source: Source) -> Any:
 def _load_arguments(source: Source) -> dict[str, Any]:
     path = Path(source.path)
     if not path.exists() and is_path(source.path):
-        raise SourceError(f"{source.kind}: {source.path} does not exist; put its files there, see docs/labels.md")
+        raise SourceError(
+            f"{source.kind}: {source.path} does not exist; put its files there (docs/reference/labels.md)"
+        )
     if not path.exists():
         return {"path": source.path, "name": source.subset or None, "split": source.split}
-    found = [str(file) for file in sorted(path.rglob("*.parquet"))] if path.is_dir() else [str(path)]
-    fitting = found if len(found) == 1 and path.is_file() else of_split(found, source.split)
+    names = [str(file) for file in sorted(path.rglob("*.parquet"))] if path.is_dir() else [str(path)]
+    fitting = names if len(names) == 1 and path.is_file() else of_split(names, source.split)
     if not fitting:
-        raise SourceError(f"{source.path}: expected Parquet of split {source.split!r}, found {', '.join(found)}")
+        raise SourceError(f"{source.path}: expected Parquet of split {source.split!r}, found {', '.join(names)}")
     return {"path": "parquet", "data_files": fitting, "split": "train"}

@@ -1,0 +1,50 @@
+"""InfographicVQA, Mathew et al., arXiv 2104.12756: questions on posters. Challenge 17 of the RRC, task 3."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from dvsft.evaluator import submission
+from dvsft.evaluator.benchmarks.base import Benchmark
+from dvsft.evaluator.benchmarks.docvqa import RRC, hub
+from dvsft.evaluator.layouts import first_of, image_reader, read_json
+from dvsft.evaluator.metrics import METRICS
+from dvsft.evaluator.records import Sample
+
+
+def read(root: Path, split: str) -> Iterator[Sample]:
+    """infographicsVQA_{split}_v1.0_withQT.json or without _withQT, and images/."""
+    images = first_of(root, "infographicsvqa_images", "images")
+    name = f"infographicsVQA_{split}_v1.0"
+    for record in read_json(first_of(root, f"{name}_withQT.json", f"{name}.json")):
+        reader = image_reader(images, record["image_local_name"])
+        yield Sample(str(record["questionId"]), record["question"], tuple(record.get("answers", ())), reader)
+
+
+def layout(split: str) -> str:
+    return f"infographicsVQA_{split}_v1.0.json (or _withQT.json) and images/*; {RRC}"
+
+
+BENCHMARKS = [
+    Benchmark(
+        name="infographicvqa",
+        title="InfoVQA",
+        local=partial(read, split="val"),
+        layout=layout("val"),
+        folders=("infographicvqa",),
+        hub=hub("validation", "InfographicVQA"),
+        metrics=(METRICS["anls"],),
+    ),
+    Benchmark(
+        name="infographicvqa-test",
+        title="InfoVQA",
+        local=partial(read, split="test"),
+        layout=layout("test"),
+        folders=("infographicvqa",),
+        hub=hub("test", "InfographicVQA"),
+        metrics=(),
+        submit=submission.write,
+    ),
+]

@@ -1,0 +1,107 @@
+"""Model families: what differs between them, a file each. Nothing else in the trainer names one.
+
+A family is a module of this package with the names below. A new one is a new file here and its test.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+from PIL import Image
+from torch import Tensor, nn
+
+from dvsft.patchlabels.errors import DvsftError
+
+
+class ModelError(DvsftError):
+    """A checkpoint of no known family, or a choice that its model cannot be trained with."""
+
+
+class HookPoints(NamedTuple):
+    """Where a forward pass shows what BASIC compares. encoder: the module that turns pixels into visual tokens;
+    visual_tokens: its output -> (N, D), in the order of the prompt; layers: the language model's, each of which returns
+    hidden states (B, T, D); attentions: theirs, None where a layer has none that pays weights to positions."""
+
+    encoder: nn.Module
+    visual_tokens: Any
+    layers: Sequence[nn.Module]
+    attentions: Sequence[nn.Module | None]
+
+
+class Family(Protocol):
+    """The names that a family's module has."""
+
+    MODEL_TYPES: tuple[str, ...]
+    """`model_type` of the checkpoints it reads."""
+    PARTS: Mapping[str, str]
+    """The named parts, as patterns of parameter names. A parameter belongs to the first that matches, and together
+    they cover all. A part "x.y" is also named by "x"."""
+    VISION: str
+    """How the names of the vision side's modules begin."""
+    LORA_TARGET: str
+    """A pattern of full names: the linear layers of the language model."""
+
+    def image_token(self, processor: Any) -> int:
+        """The id of the token that stands for a visual token in a prompt."""
+
+    def visual_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(B, T) bool: the positions of visual tokens, masked ones too."""
+
+    def patch_grids(self, processor: Any, batch: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+        """Rows and columns of every image's visual tokens."""
+
+    def with_blank_image(self, processor: Any, batch: dict[str, Tensor], fill: Mapping[str, int]) -> dict[str, Tensor]:
+        """A batch without images plus a blank one that no position attends to, left of its first sample; fill: what
+        else columns hold there, 0 by default."""
+
+    def patch_pictures(self, processor: Any, batch: Mapping[str, Tensor], first: int, count: int) -> list[Image.Image]:
+        """The pictures of `count` visual tokens from the `first` of the batch on, put together from what the encoder
+        gets."""
+
+    def hook_points(self, model: Any) -> HookPoints: ...
+
+    def tiny_config(self, processor: Path, hidden: int, layers: int, tied: bool, model_type: str) -> Any:
+        """A transformers configuration with every mechanism of the model type at the smallest size."""
+
+    def grafted_config(self, text: Any, donor: Any) -> Any:
+        """The donor's configuration around a text model's. Raises ModelError where they do not fit."""
+
+    def grafted_weights(self, text: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict of a graft: the text model's language side, the donor's vision side."""
+
+
+DEFAULT_MODEL_TYPE = "qwen3_vl"
+"""Of tiny checkpoints."""
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """All of them: the modules of this package."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(cast(Family, import_module(f"{__name__}.{name}")) for name in names)
+
+
+def model_types() -> list[str]:
+    return [model_type for family in families() for model_type in family.MODEL_TYPES]
+
+
+def family_of(model_type: str) -> Family:
+    """Raises ModelError for a model type that no family knows."""
+    for family in families():
+        if model_type in family.MODEL_TYPES:
+            return family
+    raise ModelError(f"found a checkpoint of model_type {model_type}, expected one of {', '.join(model_types())}")
+
+
+def family_in(folder: Path) -> Family:
+    """The family of the checkpoint in a folder. Raises ModelError."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
+    return family_of(json.loads(file.read_text()).get("model_type", "none"))

@@ -1,0 +1,208 @@
+"""Qwen2-VL, 2.5-VL, 3-VL and 3.5, dense and with experts.
+
+A visual token is `merge` x `merge` patches of the encoder; `pixel_values` has a row per encoder patch, those of a
+visual token together, visual tokens in raster order: the order of the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+
+from dvsft.trainer.families import HookPoints, ModelError
+
+MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+
+PARTS = {
+    "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
+    "merger": r"model\.visual\.merger\.",
+    "deepstack_mergers": r"model\.visual\.deepstack_merger_list\.",
+    "language_model.first_layer": r"model\.language_model\.layers\.0\.",
+    "language_model.rest": r"model\.language_model\.",
+    "head": r"lm_head\.",
+}
+
+VISION = "model.visual."
+
+LORA_TARGET = (
+    r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
+    r"|mlp\.(shared_expert\.)?(gate|up|down)_proj)"
+)
+"""Routed experts are single tensors, which a LoRA of linear layers does not reach."""
+
+
+def image_token(processor: Any) -> int:
+    return processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+
+
+def visual_positions(batch: Mapping[str, Tensor]) -> Tensor:
+    return batch["mm_token_type_ids"] == 1  # 2 is video
+
+
+def patch_grids(processor: Any, batch: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+    merge = processor.image_processor.merge_size
+    return [(high // merge, wide // merge) for _, high, wide in batch["image_grid_thw"].tolist()]
+
+
+def with_blank_image(processor: Any, batch: dict[str, Tensor], fill: Mapping[str, int]) -> dict[str, Tensor]:
+    vision = processor.image_processor
+    side, pads = 2 * vision.merge_size, 4  # 2 x 2 visual tokens
+    channels = len(vision.image_mean) * vision.temporal_patch_size * vision.patch_size**2
+    fill = {"input_ids": processor.tokenizer.pad_token_id, **fill}
+    padded = {
+        key: torch.cat([value.new_full((len(value), pads), fill.get(key, 0)), value], 1) for key, value in batch.items()
+    }
+    padded["input_ids"][0, :pads] = image_token(processor)
+    padded["mm_token_type_ids"][0, :pads] = 1
+    image = {"pixel_values": torch.zeros(side * side, channels), "image_grid_thw": torch.tensor([[1, side, side]])}
+    return padded | image
+
+
+def patch_pictures(processor: Any, batch: Mapping[str, Tensor], first: int, count: int) -> list[Image.Image]:
+    vision = processor.image_processor
+    merge, patch, frames = vision.merge_size, vision.patch_size, vision.temporal_patch_size
+    values = batch["pixel_values"][first * merge**2 : (first + count) * merge**2]
+    mean, std = (values.new_tensor(x)[:, None, None] for x in (vision.image_mean, vision.image_std))
+    cells = values.view(count, merge, merge, -1, frames, patch, patch)[:, :, :, :, 0]
+    cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, merge * patch, merge * patch)
+    pixels = ((cells * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+    return [Image.fromarray(cell.numpy()) for cell in pixels]
+
+
+def hook_points(model: Any) -> HookPoints:
+    """The tower's own output, not its merger's: where the encoder attends within windows (2.5), the merger puts out
+    visual tokens window by window and the tower brings them back into the order of the prompt."""
+    layers = model.model.language_model.layers
+    attentions = [getattr(layer, "self_attn", None) for layer in layers]
+    return HookPoints(model.model.visual, lambda output: output.pooler_output, layers, attentions)
+
+
+INITIALIZER_RANGE = 0.1
+"""At width 64: about 1 / sqrt(width), and so it goes on for others. With the 0.02 of the large models a patch's picture
+hardly reaches the last layer of one this narrow, and for a long time it learns only how frequent the words are."""
+
+
+def tiny_config(
+    processor: Path, hidden: int = 64, layers: int = 3, tied: bool = True, model_type: str = "qwen3_vl"
+) -> Any:
+    """With grouped keys, a rotary embedding in three sections, and what the model type has of deepstack, windows,
+    experts and linear attention."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(processor)
+    names = ("image_pad", "video_pad", "vision_start", "vision_end")
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names}
+    heads = 4
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2,
+        "head_dim": hidden // heads,
+        "rope_parameters": _tiny_rope(hidden // heads // 2, interleaved=model_type.startswith("qwen3")),
+        "initializer_range": INITIALIZER_RANGE * (64 / hidden) ** 0.5,
+        "tie_word_embeddings": tied,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **_tiny_text(model_type, hidden, layers),
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_heads": heads,
+        "patch_size": 16,
+        "initializer_range": text["initializer_range"],
+        **_tiny_vision(model_type, hidden),
+    }
+    return AutoConfig.for_model(
+        model_type,
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["image_pad"],
+        video_token_id=ids["video_pad"],
+        vision_start_token_id=ids["vision_start"],
+        vision_end_token_id=ids["vision_end"],
+        tie_word_embeddings=tied,
+    )
+
+
+def _tiny_rope(half: int, interleaved: bool) -> dict[str, Any]:
+    sections = [half - 2 * (half // 3), half // 3, half // 3]
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections}
+    return rope | ({"mrope_interleaved": True} if interleaved else {})
+
+
+def _tiny_text(model_type: str, hidden: int, layers: int) -> dict[str, Any]:
+    special: dict[str, Any] = {}
+    if model_type.endswith("_moe"):
+        special |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": hidden}
+    if model_type == "qwen3_5_moe":
+        special["shared_expert_intermediate_size"] = hidden
+    if model_type.startswith("qwen3_5"):  # the last layer attends, the others are linear
+        special["layer_types"] = ["linear_attention"] * (layers - 1) + ["full_attention"]
+        special |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16}
+        special |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "partial_rotary_factor": 1.0}
+    return special
+
+
+def _tiny_vision(model_type: str, hidden: int) -> dict[str, Any]:
+    if model_type == "qwen2_vl":
+        return {"embed_dim": hidden, "mlp_ratio": 2}
+    special: dict[str, Any] = {"out_hidden_size": hidden}
+    if model_type == "qwen2_5_vl":  # windows of 2 x 2 visual tokens, in all blocks but the last
+        return special | {"window_size": 64, "fullatt_block_indexes": [2]}
+    special["num_position_embeddings"] = 256
+    return special | ({"deepstack_visual_indexes": [0, 1]} if model_type.startswith("qwen3_vl") else {})
+
+
+COPIED = (
+    "attention_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "head_dim",
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "vocab_size",
+)
+"""What a graft takes from the text model's configuration as it is."""
+
+
+def grafted_config(text: Any, donor: Any) -> Any:
+    """Qwen3 into Qwen3-VL. Rotary base frequencies are the text model's own; the donor's sections only say which axis
+    of an image takes which frequency."""
+    if (text.model_type, donor.model_type) != ("qwen3", "qwen3_vl") or (
+        text.hidden_size != donor.vision_config.out_hidden_size
+    ):
+        raise ModelError(
+            f"found a text model {text.model_type} of width {text.hidden_size} and a {donor.model_type} whose encoder "
+            f"puts out width {donor.vision_config.out_hidden_size}; expected qwen3, qwen3_vl and the same width"
+        )
+    sections = donor.text_config.rope_parameters["mrope_section"]
+    if sum(sections) != text.head_dim // 2:
+        raise ModelError(f"mrope_section {sections} does not add up to half of head_dim {text.head_dim}")
+    settings = donor.to_dict()
+    inner = {name: getattr(text, name, None) for name in COPIED}
+    inner["tie_word_embeddings"] = settings["tie_word_embeddings"] = text.tie_word_embeddings
+    inner["rope_parameters"] = {**text.rope_parameters, "mrope_section": sections, "mrope_interleaved": True}
+    settings["text_config"] |= inner
+    settings["dtype"] = settings["text_config"]["dtype"] = settings["vision_config"]["dtype"] = text.dtype
+    return type(donor).from_dict(settings)
+
+
+def grafted_weights(text: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    weights = {name.replace("model.", "model.language_model.", 1): weight for name, weight in text.items()}
+    return weights | {name: weight for name, weight in donor.items() if name.startswith(VISION)}

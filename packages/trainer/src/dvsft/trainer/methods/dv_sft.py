@@ -1,0 +1,58 @@
+"""DV-SFT (arXiv 2605.26656): the text loss, and every labelled visual token predicts its own word.
+
+L = L_t + vision_weight * L_v
+L_t = mean over answer tokens,  L_v = mean over labelled visual tokens; for both see `loss`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dvsft.patchlabels.settings import Positive, Share
+from dvsft.trainer.loss import IGNORE, row_loss
+from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
+from dvsft.trainer.methods.sft import answer_positions
+
+
+class DvSft(Method):
+    """The text loss and the vision loss."""
+
+    name: Literal["dv_sft"] = "dv_sft"
+    """Direct vision supervision."""
+    vision_weight: Positive = 2e-3
+    """Weight of the vision loss, lambda in arXiv 2605.26656."""
+    beta: Share = 0.3
+    """Label smoothing over the words of the page, beta in arXiv 2605.26656."""
+
+    def count(self, batch: Batch) -> dict[str, Tensor]:
+        labelled = (batch["labels"] != IGNORE).sum()
+        texts = answer_positions(batch).sum()
+        return {"text_labels": texts, "vision_labels": labelled - texts}
+
+    def loss(self, model: Any, batch: Batch, shares: Mapping[str, float]) -> Pass:
+        """Text and visual rows meet the head together, so that its gradient is made once."""
+        hidden, labelled = hidden_states(model, batch), batch["labels"] != IGNORE
+        image_index = batch["image_index"][labelled]
+        visual = image_index >= 0
+        weight = torch.where(visual, self.vision_weight * shares["vision_labels"], shares["text_labels"])
+        loss, rows, hits = row_loss(
+            hidden[labelled],
+            model.get_output_embeddings(),
+            batch["labels"][labelled],
+            image_index,
+            weight,
+            beta=self.beta,
+            chunk_size=self.chunk_size,
+        )
+        sums = {"text": rows[~visual].sum(), "vision": rows[visual].sum(), "hits": hits[visual].sum()}
+        return Pass(loss, sums)
+
+    def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+        figures, visuals = {"text_loss": sums["text"] / max(counts["text_labels"], 1)}, counts["vision_labels"]
+        if visuals:
+            figures |= {"vision_loss": sums["vision"] / visuals, "patch_accuracy": sums["hits"] / visuals}
+        return figures

@@ -1,0 +1,190 @@
+"""The family of every checkpoint: tiny models of all its kin, and that nothing else names one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_basic import inputs_of, naive_direction, naive_divergence
+from test_batch import TEXT_ONLY, example_of
+from torch import nn
+from trainer_fixtures import ALIKE, GRID, ROOT, draw_page, make_config
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from dvsft.trainer import families, methods
+from dvsft.trainer.batch import FILLER, Encoder
+from dvsft.trainer.families import ModelError, family_in, family_of, qwen_vl
+from dvsft.trainer.methods.basic import Basic
+from dvsft.trainer.methods.dv_sft import DvSft
+from dvsft.trainer.model import SupervisedModel, add_lora, audit, freeze, part_of
+from dvsft.trainer.tiny import write_tiny
+from dvsft.trainer.track import read_log
+from dvsft.trainer.train import train
+
+SOURCES = ROOT / "packages/trainer/src/dvsft/trainer"
+KIN = qwen_vl.MODEL_TYPES
+
+
+@pytest.fixture(scope="module")
+def folders(processor_folder, tmp_path_factory):
+    """A tiny checkpoint of each model type, made when it is first asked for."""
+    root, made = tmp_path_factory.mktemp("kin"), {}
+
+    def folder(model_type):
+        if model_type not in made:
+            made[model_type] = write_tiny(processor_folder, root / model_type, layers=4, model_type=model_type)
+        return made[model_type]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(processor_folder):
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
+
+
+@pytest.fixture(scope="module")
+def batch(encoder, processor_folder):
+    """Two images of different size and a text without one between them."""
+    pages = [draw_page(0, processor_folder, grid=(5, 3)), draw_page(1, processor_folder, grid=(3, 7))]
+    return encoder([example_of(pages[0]), TEXT_ONLY, example_of(pages[1], (("Why?", "a longer answer here"),))])
+
+
+def model_of(folder):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+
+def test_nothing_but_its_own_file_names_a_family_or_a_method():
+    """The default method of a configuration is imported, not named."""
+    for package, names in (
+        (families, [Path(family.__file__).stem.partition("_")[0] for family in families.families()]),
+        (methods, [f'"{method.model_fields["name"].default}"' for method in methods.all_methods()]),
+    ):
+        own = Path(package.__file__).parent
+        texts = {path: path.read_text() for path in SOURCES.rglob("*.py") if own not in path.parents}
+        assert len(names) and len(texts) > 12
+        for name in names:
+            assert not [path for path, text in texts.items() if re.search(name, text, re.IGNORECASE)], name
+
+
+def test_a_checkpoint_of_no_known_family_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(ModelError, match="found a checkpoint of model_type llava, expected one of qwen2_vl, "):
+        family_in(tmp_path)
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        family_in(tmp_path / "none")
+    assert all(family_of(model_type) is qwen_vl for model_type in KIN)
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_the_parts_cover_every_parameter_and_freezing_the_encoder_leaves_its_mergers(folders, model_type):
+    model = model_of(folders(model_type))
+    freeze(model, ["vision_encoder"])
+    counts = audit(model)
+    assert sum(map(sum, counts.values())) == sum(parameter.numel() for parameter in model.parameters())
+    assert (counts["deepstack_mergers"].trainable > 0) == (model_type in ("qwen3_vl", "qwen3_vl_moe"))
+    assert counts["merger"].trainable and not counts["merger"].frozen and not counts["vision_encoder"].trainable
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {name for name, _ in model.named_parameters() if ".visual." in name and "merger" not in name}
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_the_lora_reaches_every_layer_of_the_language_model_and_nothing_else(folders, model_type):
+    from dvsft.trainer.config import Lora
+
+    model = model_of(folders(model_type))
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    add_lora(model, Lora(rank=2))
+    hit = {name.partition(".lora_")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert hit <= linear and {part_of(f"{name}.", qwen_vl.PARTS) for name in hit} == {
+        "language_model.first_layer",
+        "language_model.rest",
+    }
+    left = {name for name in linear - hit if ".language_model." in name}
+    assert {name.rpartition(".")[2] for name in left} <= {"gate", "shared_expert_gate", "in_proj_a", "in_proj_b"}
+    assert all(any(f".layers.{layer}." in name for name in hit) for layer in range(4))
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_every_visual_token_is_the_patch_of_its_place_in_the_prompt(folders, encoder, processor_folder, model_type):
+    """With the encoder's blocks taken out, a patch painted over changes one visual token, and it is the k-th."""
+    model, page = model_of(folders(model_type)), draw_page(0, processor_folder, grid=(5, 3))
+    model.model.visual.blocks = nn.ModuleList()
+    points = qwen_vl.hook_points(model)
+
+    def features(example):
+        batch = encoder([example])
+        with torch.no_grad():
+            found = points.visual_tokens(points.encoder(batch["pixel_values"], batch["image_grid_thw"]))
+        assert qwen_vl.patch_grids(encoder.processor, batch) == [(5, 3)] and len(found) == batch["visual"].sum()
+        return found
+
+    before = features(example_of(page))
+    for patch in (0, 4, 7, 14):
+        row, col = divmod(patch, 3)
+        example = example_of(page)
+        example.image.paste((10, 200, 30), (32 * col, 32 * row, 32 * col + 32, 32 * row + 32))
+        assert (features(example) != before).any(-1).nonzero()[:, 0].tolist() == [patch]
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_samples_of_a_batch_and_its_blank_image_leave_each_other_alone(folders, encoder, processor_folder, model_type):
+    """Padding, other samples and the blank image change neither loss nor gradient."""
+    supervised = SupervisedModel(model_of(folders(model_type)), DvSft(vision_weight=1.0))
+    page = draw_page(1, processor_folder, grid=(3, 4))
+    examples = [example_of(page), TEXT_ONLY, example_of(page, (("Why?", "page order"), ("So?", "no")))]
+
+    def run(examples):
+        supervised.zero_grad()
+        result = supervised(encoder(examples), ALIKE)
+        result.loss.backward()
+        return result.loss.detach(), {n: p.grad.clone() for n, p in supervised.named_parameters() if p.grad is not None}
+
+    together, gradients = run(examples)
+    alone = [run([example]) for example in examples]
+    torch.testing.assert_close(together, sum(loss for loss, _ in alone), rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        expected = sum(found[name] for _, found in alone if name in found)
+        assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-4, name  # linear attention goes by chunks
+    loss, gradients = run([FILLER])
+    assert loss == 0 and not any(gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_basic_has_the_losses_of_the_naive_computation(folders, batch, model_type):
+    """Features and hidden states as transformers hands them out, image by image and patch by patch."""
+    model = model_of(folders(model_type))
+    found = SupervisedModel(model, Basic())(batch, ALIKE).sums
+    inputs = inputs_of(batch)
+    with torch.no_grad():
+        hidden = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+        features = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+    embeddings, direction, semantics = model.get_input_embeddings().weight.detach(), 0, 0
+    for number, image in zip((0, 2), features, strict=True):
+        visual = (batch["input_ids"][number] == model.config.image_token_id).nonzero()[:, 0].tolist()
+        for position, v in zip(visual, image, strict=True):
+            target = (hidden[1][number, position] + 4 * hidden[2][number, position]) / 5
+            direction = direction + naive_direction(v, target) / len(visual)
+            semantics = semantics + naive_divergence(v, target, embeddings) / len(visual)
+    torch.testing.assert_close(found["direction"], direction, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found["semantics"], semantics, rtol=1e-4, atol=0)
+
+
+def test_attention_weights_of_layers_that_pay_none_are_refused(folders, batch):
+    model = model_of(folders("qwen3_5"))
+    with pytest.raises(ModelError, match=r"which layer 0 of this qwen3_5 never makes; set .* = \"uniform\""):
+        SupervisedModel(model, Basic(patch_weights="attention"))(batch, ALIKE)
+    assert not model.model.visual._forward_hooks
+
+
+@pytest.mark.parametrize("model_type", KIN)
+def test_a_run_of_every_kin_learns_and_exports_a_folder_that_loads(folders, labels, tmp_path, model_type):
+    config = make_config(tmp_path / "run", folders(model_type), labels, optimizer__max_steps=3)
+    train(config)
+    lines = read_log(tmp_path / "run/log.jsonl")
+    assert lines[-1]["vision_loss"] < lines[0]["vision_loss"] and lines[-1]["text_loss"] < lines[0]["text_loss"]
+    model = model_of(tmp_path / "run/final")
+    assert model.config.model_type == model_type
+    base, found = (load_file(folder / "model.safetensors") for folder in (folders(model_type), tmp_path / "run/final"))
+    assert base.keys() == found.keys()
