@@ -119,7 +119,7 @@ def test_unreadable_pages_are_counted_and_the_rest_is_measured(model_folder, lab
 
 
 def test_word_heights_fall_into_their_bins():
-    hits = [{"dataset": "d", "height": h, "rank": r} for h, r in ((0.4, 0), (0.5, 4), (2.9, 5), (3.0, 0))]
+    hits = [lens.Hit("d", h, r) for h, r in ((0.4, 0), (0.5, 4), (2.9, 5), (3.0, 0))]
     bins = lens.recalls(hits)["heights"]
     assert {name: found["recall@5"] for name, found in bins.items()} == {
         "below 0.5": 1.0, "0.5 to 0.75": 1.0, "2 to 3": 0.0, "3 and more": 1.0,

@@ -158,6 +158,7 @@ def test_a_run_whose_frozen_weights_move_ends_with_an_error(tiny, labels, tmp_pa
     monkeypatch.setattr(training, "train_step", moving)
     with pytest.raises(ModelError, match="frozen weights changed"):
         training.train(make_config(tmp_path / "run", tiny, labels, optimizer__max_steps=1))
+    assert not (tmp_path / "run/final").exists()
 
 
 def test_bfloat16_is_loaded_as_such(tiny):

@@ -14,6 +14,7 @@ from dvsft.trainer import checkpoint, record
 from dvsft.trainer import engine as engines
 from dvsft.trainer import train as training
 from dvsft.trainer.checkpoint import ResumeError
+from dvsft.trainer.data import DataError
 from dvsft.trainer.track import open_tracker, read_log
 from dvsft.trainer.train import TrainingError, train
 
@@ -200,9 +201,9 @@ def test_a_figure_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
 @pytest.mark.parametrize(("name", "value"), [("text_loss", math.inf), ("gradient_norm", -1.0), ("text_loss", math.nan)])
 def test_no_state_is_promised_where_none_was_saved(name, value):
     """-1 is what DeepSpeed calls a norm that is not finite."""
-    training.check_finite({"text_loss": 1.0, "gradient_norm": 0.0}, 5, resume_every=5)
+    training.check_finite({"text_loss": 1.0, "gradient_norm": 0.0}, 5, saved=0)
     with pytest.raises(TrainingError, match=rf"^step 5: {name} is {value}, .*; no state was saved before; lower"):
-        training.check_finite({"text_loss": 1.0, "gradient_norm": 2.0, name: value}, 5, resume_every=5)
+        training.check_finite({"text_loss": 1.0, "gradient_norm": 2.0, name: value}, 5, saved=0)
 
 
 def test_two_runs_of_one_output_have_ids_of_their_own(stopped, tiny, labels, tmp_path):
@@ -264,6 +265,30 @@ def test_other_ranks_take_rank_0_s_decision_and_its_refusal(monkeypatch):
     sent = [None, ResumeError("another run")]
     with pytest.raises(ResumeError, match="another run"):
         engines.as_rank_0(kill)
+
+
+def test_an_error_of_another_rank_is_raised_on_this_one_too(monkeypatch):
+    """Rank 0 is the one that tells."""
+
+    def gather(everywhere, ours):
+        everywhere[:] = [ours, None, ResumeError("rank 2 found nothing")]
+
+    monkeypatch.setattr(engines.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(engines.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found)
+    engines.raise_on_all([], torch.device("cpu"))
+    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found.add_(1))
+    with pytest.raises(ResumeError, match="rank 2 found nothing"):
+        engines.raise_on_all([], torch.device("cpu"))
+
+
+def test_a_page_that_cannot_be_read_ends_the_run_with_its_name_in_one_line(tiny, processor_folder, tmp_path):
+    """Made by a worker process, whose errors come wrapped in tracebacks."""
+    pages = [draw_page(number, processor_folder) for number in range(8)]
+    pages[5]["image"]["bytes"] = pages[5]["image"]["bytes"][:200]
+    write_shard(tmp_path / "0.parquet", pages, processor_folder)
+    with pytest.raises(DataError, match=r"^page drawn/train/0005: [^\n]*; label again, which rejects such pages$"):
+        train(make_config(tmp_path / "run", tiny, tmp_path, data__workers=1))
 
 
 def test_a_state_that_some_rank_does_not_see_is_refused_on_all(tmp_path, monkeypatch):

@@ -31,18 +31,19 @@ CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float3
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
 COLUMNS = ["id", "width", "height", "rows", "cols", "words", "patch_index", "token_id", "label_word"]
 
-
 Place = tuple[Path, int, int]
 """Shard, row group, row."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One labelled page. row: COLUMNS of the label contract. read_image: its encoded bytes."""
+    """One labeled page."""
 
     row: dict[str, Any]
+    """COLUMNS of the label contract."""
     dataset: str
     read_image: Callable[[], bytes]
+    """The encoded bytes, read when called."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,17 @@ class Reading:
 
     tokens: torch.Tensor
     probabilities: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What the model says at one label."""
+
+    dataset: str
+    height: float
+    """Of the label's word, in patches."""
+    rank: int
+    """Of the label's token at its patch: 0 is first, TOP is below the best TOP."""
 
 
 def write(
@@ -81,10 +93,8 @@ def write(
 
 
 def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict[str, Any], dict[str, Reading]]:
-    """(recalls over all pages, the readings of the first `pictures` pages by id). Unreadable pages
-    are counted.
-    """
-    hits: list[dict[str, Any]] = []
+    """(recalls over all pages, the readings of the first `pictures` pages by id). Unreadable pages are counted."""
+    hits: list[Hit] = []
     kept: dict[str, Reading] = {}
     rejected: Counter[str] = Counter()
     for i, page in enumerate(pages):
@@ -113,9 +123,7 @@ def patches_of(grid: GridSpec) -> tuple[int, int]:
 
 
 def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
-    """The model with the pixel limits of the labels. Raises ContractError if any shard is for
-    another model.
-    """
+    """The model with the pixel limits of the labels. Raises ContractError if any shard is for another model."""
     grid = rows.open_shard(shards[0])[1].grid
     loaded = generate.load(folder, device, patches_of(grid))
     sha256 = rows.tokenizer_sha256(folder)
@@ -175,8 +183,8 @@ def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     )
 
 
-def measure(page: Page, reading: Reading, spec: GridSpec) -> list[dict[str, Any]]:
-    """For each label: its dataset, its word's height in patches, and the rank of its token (TOP if below)."""
+def measure(page: Page, reading: Reading, spec: GridSpec) -> list[Hit]:
+    """A hit per label."""
     grid = spec.fit(page.row["width"], page.row["height"])
     hits = []
     labels = zip(page.row["patch_index"], page.row["token_id"], page.row["label_word"], strict=True)
@@ -184,17 +192,18 @@ def measure(page: Page, reading: Reading, spec: GridSpec) -> list[dict[str, Any]
         _, y0, _, y1 = page.row["words"][word]["box"]
         ranks = (reading.tokens[patch] == token).nonzero()
         rank = int(ranks[0, 0]) if len(ranks) else TOP
-        hits.append({"dataset": page.dataset, "height": grid.height_in_patches(y0, y1), "rank": rank})
+        hits.append(Hit(page.dataset, grid.height_in_patches(y0, y1), rank))
     return hits
 
 
-def recalls(hits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """recall@1 and @5 (0 to 1) and the number of labels: over all, by dataset, by word height."""
-    by_dataset: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    by_height: dict[str, list[Mapping[str, Any]]] = {name: [] for name in height_names()}
+def recalls(hits: Sequence[Hit]) -> dict[str, Any]:
+    """recall@1 and @5 (0 to 1; pages and plots show percent) and the number of labels: over all labels, by
+    dataset, by word height. As lens.json holds it."""
+    by_dataset: dict[str, list[Hit]] = defaultdict(list)
+    by_height: dict[str, list[Hit]] = {name: [] for name in height_names()}
     for hit in hits:
-        by_dataset[hit["dataset"]].append(hit)
-        by_height[height_names()[sum(hit["height"] >= edge for edge in HEIGHTS)]].append(hit)
+        by_dataset[hit.dataset].append(hit)
+        by_height[height_names()[sum(hit.height >= edge for edge in HEIGHTS)]].append(hit)
     return {
         "all": recall(hits),
         "datasets": {name: recall(members) for name, members in sorted(by_dataset.items())},
@@ -208,9 +217,9 @@ def height_names() -> list[str]:
     return [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
 
 
-def recall(hits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def recall(hits: Sequence[Hit]) -> dict[str, Any]:
     n = len(hits)
-    share = {f"recall@{k}": sum(hit["rank"] < k for hit in hits) / n if n else None for k in (1, TOP)}
+    share = {f"recall@{k}": sum(hit.rank < k for hit in hits) / n if n else None for k in (1, TOP)}
     return {"labels": n} | share
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
 from dvsft.evaluator.records import Prediction, Sample
+from dvsft.evaluator.tasks import Task
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
@@ -45,20 +46,34 @@ Answerer = Callable[[Sequence[str], Sequence[Image.Image], int], list[Answer]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to predict and where to. limit: only the first samples of each benchmark; 0 for all. retry_errors: ask
-    again where an earlier call got an error."""
+    """What to predict, and where to."""
 
     run: Path
     names: tuple[str, ...]
     data: Mapping[str, str]
     batch_size: int = 8
     limit: int = 0
+    """Only the first samples of each benchmark; 0 for all."""
     retry_errors: bool = False
+    """Ask again where an earlier call got an error."""
+    task: Task | None = None
+    """A user's own benchmark, beside those in `names`."""
+
+    @cached_property
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """By name. Raises DataError."""
+        own = {self.task.name: self.task.benchmark()} if self.task else {}
+        return {name: benchmarks.get(name) for name in self.names} | own
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """`data`, with the folder of the task."""
+        return dict(self.data) | ({self.task.name: str(self.task.folder)} if self.task else {})
 
     @cached_property
     def samples(self) -> dict[str, list[Sample]]:
         """The samples of each benchmark, read when first asked for. Raises DataError."""
-        loaded = {name: benchmarks.load(benchmarks.get(name), self.data) for name in self.names}
+        loaded = {name: benchmarks.load(benchmark, self.places) for name, benchmark in self.benchmarks.items()}
         return {name: samples[: self.limit or None] for name, samples in loaded.items()}
 
 
@@ -69,7 +84,7 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
     RunError, DataError, PredictError.
     """
     begin(plan, settings)
-    for path in (path for name in plan.names for path in predictions.files_of(plan.run, name)):
+    for path in (path for name in plan.benchmarks for path in predictions.files_of(plan.run, name)):
         predictions.drop_torn_line(path)
         if plan.retry_errors:
             predictions.drop_failed(path)
@@ -77,8 +92,8 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
         work(plan, makers[0], 0, 1)
     else:
         work_in_processes(plan, makers)
-    for name in plan.names:
-        submit(plan, benchmarks.get(name))
+    for benchmark in plan.benchmarks.values():
+        submit(plan, benchmark)
 
 
 def submit(plan: Plan, benchmark: Benchmark) -> None:
@@ -89,7 +104,7 @@ def submit(plan: Plan, benchmark: Benchmark) -> None:
         benchmark.submit(plan.run, benchmark.name, [sample.id for sample in plan.samples[benchmark.name]])
 
 
-def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
+def failures(run: Path, names: Iterable[str], allowed: float) -> list[str]:
     """A sentence for each benchmark of which more than the share `allowed` (0 to 1) of the answers are errors."""
     sentences = []
     for name in names:
@@ -104,7 +119,8 @@ def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
 def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
     """Write run.json, or check that the run it describes is this one."""
     counts = {name: len(members) for name, members in plan.samples.items()}
-    content = {**settings, "limit": plan.limit, "data": dict(plan.data), "samples": counts}
+    content = {**settings, "limit": plan.limit, "data": plan.places, "samples": counts}
+    content["tasks"] = {plan.task.name: plan.task.record()} if plan.task else {}
     if (plan.run / "run.json").exists():
         before = predictions.settings(plan.run)
         fixed = ("model", "fingerprint", "endpoint", "served", "patches", "instruction", "limit")
@@ -112,6 +128,11 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
             f"{name}: found {before.get(name)!r}, expected {content.get(name)!r}"
             for name in fixed
             if before.get(name) != content.get(name)
+        ]
+        differing += [
+            f"task {name}: found {before['tasks'][name]}, expected {task}"
+            for name, task in content["tasks"].items()
+            if before.get("tasks", {}).get(name, task) != task
         ]
         if differing:
             raise RunError(
@@ -121,6 +142,7 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
         content = before | {
             "data": before["data"] | content["data"],
             "samples": before["samples"] | content["samples"],
+            "tasks": before.get("tasks", {}) | content["tasks"],
         }
     predictions.write_json(plan.run / "run.json", content)
 
@@ -146,8 +168,7 @@ def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: in
     is gone.
     """
     answerer = make_answerer()
-    for name in plan.names:
-        benchmark = benchmarks.get(name)
+    for name, benchmark in plan.benchmarks.items():
         done = {found.id for found in predictions.read(predictions.files_of(plan.run, name))[0]}
         todo = [sample for sample in plan.samples[name][rank::world] if sample.id not in done]
         path = predictions.path_of(plan.run, name, rank)

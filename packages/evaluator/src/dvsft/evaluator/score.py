@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats
+from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats, tasks
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Prediction, Score
@@ -59,11 +59,12 @@ class Judged:
 
 def judge_run(run: Path, scorer_set: str = "official") -> dict[str, Judged]:
     """Every benchmark of a run folder, each of its lines read and scored once."""
-    expected = predictions.settings(run).get("samples", {})
+    settings = predictions.settings(run)
+    expected = settings.get("samples", {})
     judged = {}
     for name in predictions.benchmarks_of(run):
         found, skipped = read(predictions.files_of(run, name))
-        benchmark = benchmarks.get(name)
+        benchmark = tasks.benchmark_of(settings, name)
         scores = {score.prediction.id: score for score in judge(benchmark, found, scorer_set)}
         judged[name] = Judged(benchmark, scores, skipped, max(0, expected.get(name, 0) - len(found)), scorer_set)
     return judged

@@ -142,7 +142,7 @@ class Config(Settings):
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where figures go besides log.jsonl."""
     seed: Whole = 0
-    """Draws questions and their order."""
+    """Draws questions, their order, and the first weights of a LoRA."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Config:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -102,6 +102,17 @@ def as_rank_0(decide: Callable[[], T]) -> T:
     if box[1]:
         raise box[1]
     return box[0]
+
+
+def raise_on_all(errors: Sequence[DvsftError], device: torch.device) -> None:
+    """Raise the first error that some rank has, on every rank: only rank 0 tells the user."""
+    found = torch.tensor(float(len(errors)), device=device)
+    distributed.all_reduce(found)
+    if not found:
+        return
+    everywhere: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everywhere, errors[0] if errors else None)
+    raise next(error for error in everywhere if error)
 
 
 def backward_and_step(engine: Any, loss: Tensor) -> float | None:

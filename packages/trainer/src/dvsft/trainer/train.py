@@ -25,7 +25,7 @@ from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, make_example
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import Mixture, micro_batches
+from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
 from dvsft.trainer.families import ModelError, family_in
 from dvsft.trainer.loss import IGNORE
 from dvsft.trainer.methods import Method
@@ -33,6 +33,9 @@ from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_p
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.track import Log, peak_memory_gib
+
+Passes = Iterator[dict[str, Tensor] | DataError]
+"""The batches of a rank, or why one could not be made."""
 
 
 class TrainingError(DvsftError):
@@ -63,29 +66,35 @@ def train(config: Config, resume: bool = False) -> None:
         checkpoint.load_state(engine, output / "state", done)
     log = Log(output, config.tracker, record, done) if rank == 0 else None
 
-    accumulation = config.accumulation(world_size)
+    accumulation, saved = config.accumulation(world_size), done
     passes = load_batches(config, mixture, encoder, plan, rank, world_size, done)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
-        check_finite(figures, step, config.checkpoint.resume_every)
+        check_finite(figures, step, saved)
         if log:
             log(figures, step)
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
+            check_frozen(engine, frozen, device)
             checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
-    if hash_frozen(engine.module) != frozen:
-        raise ModelError("frozen weights changed during training; the exported folders are not to be trusted")
+            saved = step
     checkpoint.remove_state(output / "state")
 
 
-def check_finite(figures: dict[str, float], step: int, resume_every: int) -> None:
-    """Raises TrainingError where a figure of this step is no number. All ranks have the same figures."""
+def check_frozen(engine: Any, frozen: str, device: torch.device) -> None:
+    """Raises ModelError, on all ranks, where the frozen weights of one are not those that the run began with."""
+    moved = hash_frozen(engine.module) != frozen
+    engines.raise_on_all([ModelError("frozen weights changed during training; nothing was exported")] * moved, device)
+
+
+def check_finite(figures: dict[str, float], step: int, saved: int) -> None:
+    """Raises TrainingError where a figure of this step is no number. All ranks have the same figures. saved: the step
+    of the last state, 0 if there is none."""
     bad = [name for name, value in figures.items() if not math.isfinite(value)]
     if figures["gradient_norm"] < 0:  # DeepSpeed's sign of one that is not finite
         bad.append("gradient_norm")
     if bad:
-        saved = (step - 1) // resume_every * resume_every
         left = f"the state after step {saved} is kept" if saved else "no state was saved before"
         raise TrainingError(
             f"step {step}: {bad[0]} is {figures[bad[0]]}, expected a finite number; {left}; lower "
@@ -102,7 +111,7 @@ def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
 
 def load_batches(
     config: Config, mixture: Mixture, encoder: Encoder, plan: Plan, rank: int, world_size: int, done: int
-) -> Iterator[dict[str, Tensor]]:
+) -> Passes:
     """The batches of this rank after `done` steps, made ahead by worker processes."""
     batches = micro_batches(
         plan.samples,
@@ -112,10 +121,17 @@ def load_batches(
         accumulation=config.accumulation(world_size),
         first_step=done,
     )
+
+    def encode(samples: Sequence[Sample | None]) -> dict[str, Tensor] | DataError:
+        try:
+            return encoder([make_example(mixture, sample) for sample in samples])
+        except DataError as error:
+            return error  # `train_step` raises it: a worker process would bury it in tracebacks
+
     loader: Any = DataLoader(
         batches,  # type: ignore[arg-type]
         batch_size=None,
-        collate_fn=lambda samples: encoder([make_example(mixture, sample) for sample in samples]),
+        collate_fn=encode,
         num_workers=config.data.workers,
         pin_memory=torch.cuda.is_available(),
     )
@@ -123,16 +139,22 @@ def load_batches(
 
 
 def train_step(
-    engine: Any, passes: Iterator[dict[str, Tensor]], accumulation: int, method: Method, device: torch.device
+    engine: Any,
+    passes: Iterator[dict[str, Tensor] | DataError],
+    accumulation: int,
+    method: Method,
+    device: torch.device,
 ) -> dict[str, float]:
-    """One optimizer step; returns its figures over all ranks, the same on each.
+    """One optimizer step; returns its figures over all ranks, the same on each. Raises the DataError of any rank.
 
     Every term of the loss is a mean over the whole step: all ranks, all accumulation steps. So what the means run
     over is counted before the first forward pass.
     """
     started = time.perf_counter()
-    batches = [next(passes) for _ in range(accumulation)]
+    made = [next(passes) for _ in range(accumulation)]
     waited = time.perf_counter() - started
+    batches = [batch for batch in made if not isinstance(batch, DataError)]
+    engines.raise_on_all([batch for batch in made if isinstance(batch, DataError)], device)
 
     counts = sum_up([method.count(batch) | _sizes(batch) for batch in batches], device)
     # The gradient that DeepSpeed applies is the sum over passes / accumulation, averaged over ranks. A share is

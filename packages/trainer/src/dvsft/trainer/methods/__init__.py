@@ -67,10 +67,14 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
 @cache
 def all_methods() -> tuple[type[Method], ...]:
-    """Those in the modules of this package, by name."""
-    for module in pkgutil.iter_modules(__path__):
-        import_module(f"{__name__}.{module.name}")
-    return tuple(sorted(Method.__subclasses__(), key=lambda method: method.model_fields["name"].default))
+    """The subclasses of Method in the modules of this package."""
+    modules = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+    return tuple(
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    )
 
 
 def any_method() -> Any:
