@@ -22,14 +22,16 @@ METHOD = (
 def write(
     paths: Sequence[Path], out: Path, data: Mapping[str, str], count: int = 40, scorer_set: str = "official"
 ) -> Path:
-    """Write the three files into out; returns the page. data: where pictures are; count: samples a
-    benchmark.
+    """Write the three files into out; returns the page.
+
+    paths: run folders; the others are compared with the first. data: where the pictures are. count: samples per
+    benchmark in the browser.
     """
     runs = [compare.open_run(path, scorer_set) for path in paths]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise predictions.RunError(f"found runs called {', '.join(names)}, expected different names (--tag name=...)")
-    drawn = curves.of(runs)
+    drawn = curves.all_plots(runs)
     content = collect(runs) | {"plots": [plot.figures() for plot in drawn]}
     predictions.write_json(out / "report.json", content)
     (out / "report.md").write_text(render("report.md.jinja", content), encoding="utf-8")
@@ -43,7 +45,7 @@ def write(
 
 
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
-    """All that the report says, as JSON-able values."""
+    """What the report says, as JSON-able values."""
     first, differences = runs[0], compare.differences(runs)
     return {
         "scorer_set": first.scorer_set,
@@ -72,9 +74,7 @@ def columns(names: Sequence[str]) -> list[str]:
 
 
 def incomplete(runs: Sequence[Run]) -> list[str]:
-    """A sentence for every benchmark of a run whose samples were not all predicted, or failed, or
-    were skipped.
-    """
+    """A sentence for every benchmark of a run with samples that are missing, failed or skipped."""
     notes = []
     for run in runs:
         for name, result in run.scores.items():
@@ -126,7 +126,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that stays text in a Markdown table."""
+    """Text with Markdown's marks escaped, on one line."""
     for mark in "\\`*_{}[]<>|#!$~":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())
