@@ -71,7 +71,8 @@ evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, re
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
 
 schema: | dev  ## write the JSON Schema of the config files, by which editors complete and check them
-	@$(DEV) run -q --no-sync python pipelines/schemas.py
+	@for kind in label train; do \
+		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## all tests
 	@$(DEV) run -q --no-sync pytest $(ARGS)
