@@ -16,7 +16,7 @@ import multiprocessing
 import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,7 +27,8 @@ from dvsft.labeler.labels.assign import Policy, assign
 from dvsft.labeler.labels.processor import Processor, open_processor
 from dvsft.labeler.ocr import ink
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.ocr.lines import Engine, cut_line, detect_lines, place_words
+from dvsft.labeler.ocr.lines import LineEngine, cut_line, detect_lines, place_words
+from dvsft.labeler.ocr.reader import Reader
 from dvsft.labeler.word import Box, Word
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import Grid
@@ -111,20 +112,20 @@ def _shared(a: Box, b: Box) -> float:
     return max(0, width) * max(0, height) / smaller if smaller > 0 else 0.0
 
 
-def read_twice(engine: Engine, path: Path) -> tuple[list[Word], list[Word], tuple[int, int]]:
+def read_twice(engine: Reader, path: Path) -> tuple[list[Word], list[Word], tuple[int, int]]:
     """The words of a page with their boxes as detected, and snapped to ink, and its (width, height)."""
     page = image.decode(path.read_bytes())
     pixels = np.ascontiguousarray(np.asarray(page)[:, :, ::-1])
     gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    assert isinstance(engine, LineEngine)
     before, after = [], []
-    for quad in detect_lines(engine, pixels):
-        crop, to_line = cut_line(pixels, quad)
-        reading = engine.recognise(crop)
+    cuts = [cut_line(pixels, quad) for quad in detect_lines(engine, pixels)]
+    for (crop, to_line), reading in zip(cuts, engine.recognize([crop for crop, _ in cuts]), strict=True):
         placed = place_words(reading, crop.shape[1]) if reading else None
         if not placed:
             continue
-        line = ink.Line(to_line, crop.shape[1], crop.shape[0], [word.centres for word in placed])
-        before += [Word(word.text, ink.column_box(line, word.centres), word.confidence) for word in placed]
+        line = ink.Line(to_line, crop.shape[1], crop.shape[0], [word.centers for word in placed])
+        before += [Word(word.text, ink.column_box(line, word.centers), word.confidence) for word in placed]
         boxes = ink.word_boxes(gray, line)
         after += [Word(word.text, box, word.confidence) for word, box in zip(placed, boxes, strict=True)]
     return before, after, page.size
@@ -179,15 +180,10 @@ def drawn_pages(folder: Path) -> Iterator[tuple[Path, list[TrueWord]]]:
         yield found, [TrueWord(word["text"], tuple(word["box"]), tuple(word["box"])) for word in words]
 
 
-@cache
-def _engine(settings: Ocr) -> Engine:
-    return make_engine(settings)
-
-
 def _score(item: tuple[Path, list[TrueWord]], settings: Ocr, processor: str) -> Score:
     path, truth = item
     opened = open_processor(processor, Model(processor=processor, min_pixels=65536, max_pixels=2097152))
-    before, after, size = read_twice(_engine(settings), path)
+    before, after, size = read_twice(make_engine(settings), path)
     grid = opened.grid.fit(*size)
     raw, snapped = (score_page(words, truth, grid, opened) for words in (before, after))
     return snapped + Score(matched_before=raw.matched, before=raw.after)

@@ -61,13 +61,12 @@ def bare_engine(folder: str, threads: str) -> None:
     """The engine in a loop over the same pages, a page a thread: what no pipeline can beat."""
     from dvsft.labeler.config import Ocr
     from dvsft.labeler.ocr.engines import make_engine
-    from dvsft.labeler.ocr.lines import read_page
     from dvsft.patchlabels import image
 
     engine = make_engine(Ocr())
 
     def read(path: Path) -> int:
-        return len(read_page(engine, image.decode(path.read_bytes()))[0])
+        return len(engine.read(image.decode(path.read_bytes()))[0])
 
     with ThreadPoolExecutor(int(threads)) as pool:
         list(pool.map(read, sorted(Path(folder).iterdir())))

@@ -20,7 +20,6 @@ from PIL import Image
 
 from dvsft.labeler.config import Ocr
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.ocr.lines import read_page
 from dvsft.patchlabels import image
 
 
@@ -46,14 +45,14 @@ def main() -> None:
     options = parser.parse_args()
     engine = make_engine(Ocr())
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    read_page(engine, open_page(paths[0], options.megapixels))  # to warm up
+    engine.read(open_page(paths[0], options.megapixels))  # to warm up
     seconds, peaks, words = [], [], []
     for path in paths[:: options.every]:
         page = open_page(path, options.megapixels)
         held = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         start = time.process_time()
-        words.append(len(read_page(engine, page)[0]))
+        words.append(len(engine.read(page)[0]))
         seconds.append(time.process_time() - start)
         peaks.append(memory("VmHWM") - held)
     found = {

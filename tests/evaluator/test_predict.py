@@ -7,16 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
-from evaluator_fixtures import DATA, picture, write_json
+from evaluator_fixtures import picture, write_json
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, hub, layouts, predict, predictions, score, submission
-from dvsft.evaluator.benchmarks import ocrvqa, textvqa
-from dvsft.evaluator.records import Sample
+from dvsft.evaluator import benchmarks, layouts, predict, predictions, score, submission
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
@@ -277,6 +274,40 @@ def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     assert predict.failures(plan.run, ["docvqa"], 0.0) == []
 
 
+def test_answers_with_unusual_line_separators_survive_a_retry(data_folder, tmp_path):
+    texts = iter(["one\u2028line", "a\x85b\x0bc", None])
+
+    def answers(prompts, images, max_new_tokens):
+        return [predict.Answer(text, "" if text else "broken: now") for text in [next(texts) for _ in prompts]]
+
+    plan = plan_of(tmp_path / "run", ["docvqa"], data_folder)
+    predict.predict(plan, SETTINGS, [lambda: answers])
+    again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
+    predict.predict(again, SETTINGS, [make_echo])
+    assert {line.text for line in lines_of(plan.run, "docvqa")} == {"one\u2028line", "a\x85b\x0bc", "256x256"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tag", "epoch"], "found --tag epoch, expected KEY=VALUE"),
+        (["--served-name", "m"], "without --endpoint"),
+        (["--api-key-env", "KEY"], "without --endpoint"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_a_line(data_folder, tmp_path, capsys, options, said):
+    known = ["--model", "m", "--benchmarks", "docvqa", "--data", str(data_folder), "--out", str(tmp_path / "run")]
+    assert command.main(["predict", *known, "--devices", "cpu", *options]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--batch-size=0", "--limit=-1", "--max-new-tokens=0", "--max-failed=5"])
+def test_numbers_out_of_range_are_refused(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["predict", "--model", "m", "--benchmarks", "docvqa", "--out", str(tmp_path / "run"), option])
+    assert caught.value.code == 2 and "expected" in capsys.readouterr().err
+
+
 def broken(prompts, images, max_new_tokens):
     return [predict.Answer(None, "broken: now") for _ in prompts]
 
@@ -316,103 +347,3 @@ def test_a_record_without_its_fields_is_reported_with_the_layout(tmp_path):
 def test_image_names_that_leave_their_folder_are_refused(tmp_path):
     with pytest.raises(layouts.DataError, match="leaves"):
         layouts.image_reader(tmp_path, "../../etc/passwd")
-
-
-def test_ocrvqa_keeps_readable_answers_of_the_test_split_in_a_fixed_order(data_folder):
-    samples = benchmarks.load(benchmarks.get("ocrvqa"), {"": str(data_folder)})
-    assert sorted(sample.id for sample in samples) == ["book1#0", "book2#0"]
-
-
-def cover(n, title, ocr_tokens):
-    questions, answers = ["What is the title of this book?", "Who wrote this book?"], [title, "Ann O'Lee"]
-    return {"image_id": f"b{n}", "questions": questions, "answers": answers, "ocr_tokens": ocr_tokens}
-
-
-COVERS = [
-    cover(0, "The Sea, the Sea", ["THE", "sea", "ANN", "O'LEE"]),
-    cover(1, "The Sea: A Novel", ["The", "Sea", "Ann"]),  # "novel" and the author's name are not on it
-    cover(2, "Art", ["PARTY", "o'Lee,", "Ann"]),  # a part of a word is no word
-    cover(3, "Art", []),
-]
-
-
-def test_ocrvqa_asks_only_for_what_the_cover_shows_where_the_data_has_ocr_tokens(tmp_path):
-    from_hub = [found[0] for n, row in enumerate(COVERS) for found in ocrvqa.fields(n, row)]
-    assert from_hub == ["b0#0", "b0#1", "b2#1"]
-    books = {row["image_id"]: row | {"split": 3, "imageURL": "x.jpg"} for row in COVERS}
-    (tmp_path / "images").mkdir()
-    (tmp_path / "dataset.json").write_text(json.dumps(books))
-    assert [sample.id for sample in ocrvqa.read(tmp_path)] == from_hub
-    without = {key: value for key, value in COVERS[3].items() if key != "ocr_tokens"}
-    assert len(ocrvqa.fields(0, without)) == 2
-
-
-@pytest.mark.parametrize(("there", "asked"), [("new/x", ["new/x"]), ("old/x", ["new/x", "old/x"])])
-def test_a_hub_set_that_moved_is_found_by_either_name_and_the_name_is_said(monkeypatch, capsys, there, asked):
-    datasets = pytest.importorskip("datasets")
-    tried = []
-
-    def load_dataset(repo, config, split):
-        tried.append(repo)
-        if repo != there:
-            raise datasets.exceptions.DatasetNotFoundError(f"{repo} doesn't exist on the Hub")
-        return datasets.Dataset.from_list([{"question_id": 1, "question": "?", "answers": ["a"], "image": None}])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = hub.HubSource("new/x", "validation", textvqa.fields, old="old/x")
-    assert [sample.id for sample in hub.samples(source)] == ["1"] and tried == asked
-    assert f"data from hub:{there}" in capsys.readouterr().err
-    with pytest.raises(layouts.DataError, match=r"found no dataset mine/x .*; name another"):
-        list(hub.samples(source, "mine/x"))
-
-
-def test_the_sets_of_lmms_lab_are_known_by_their_new_and_old_names():
-    moved = ("docvqa", "docvqa-test", "infographicvqa", "infographicvqa-test", "chartqa", "textvqa", "mme")
-    for name in moved:
-        source = benchmarks.get(name).hub
-        assert source.repo.replace("lmms-lab-encoder/", "lmms-lab/") == source.old != source.repo
-
-
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"real data not found at {DATA}")
-def test_the_ocrvqa_subset_of_real_questions_is_3000_at_most_and_always_the_same():
-    content = json.loads((DATA / "ocrvqa" / "questions-5000.json").read_text())
-    samples = [Sample(str(i), r["question"], (r["gt_answers"],), partial(bytes)) for i, r in enumerate(content)]
-    chosen = ocrvqa.draw(samples)
-    assert len(chosen) == 2668  # of 5,000, all but genres and yes or no: fewer than 3,000
-    assert [s.id for s in chosen] == [s.id for s in ocrvqa.draw(samples[::-1])]
-    thrice = [Sample(f"{s.id}#{k}", s.question, s.references, s.read_image) for s in samples for k in "abc"]
-    assert len(ocrvqa.draw(thrice)) == 3000
-
-
-def hub_rows(name, samples):
-    """The rows that the hub's data set of a benchmark has for these samples."""
-    for sample in samples:
-        row = {"question": sample.question, "answer": sample.references[0]}
-        row["image"] = {"bytes": sample.read_image(), "path": None}
-        group, _, rest = sample.id.partition("/")
-        if name == "chartqa":
-            yield row | {"type": f"{group}_test"}
-        else:
-            yield row | {"question_id": f"{group}/{rest.partition('#')[0]}", "category": group}
-
-
-@pytest.mark.parametrize("name", ["chartqa", "mme"])
-def test_hub_datasets_give_the_same_samples_as_folders(data_folder, tmp_path, name):
-    pytest.importorskip("datasets")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def content(samples):
-        return {s.id: (s.question, s.references, s.read_image()) for s in samples}
-
-    local = benchmarks.load(benchmarks.get(name), {"": str(data_folder)})
-    groups_reversed = sorted(local, key=lambda sample: sample.id.partition("/")[0], reverse=True)
-    table = pa.Table.from_pylist(list(hub_rows(name, groups_reversed)))
-    pq.write_table(table, tmp_path / "test-00000.parquet")
-    hub = benchmarks.load(benchmarks.get(name), {name: f"hub:{tmp_path}"})
-    assert content(hub) == content(local) and len(hub) == len(local) > 3
-
-
-def test_a_benchmark_that_is_rendered_is_not_looked_for_on_the_hub():
-    with pytest.raises(layouts.DataError, match="rendered by the labeler"):
-        benchmarks.load(benchmarks.get("squad"), {"squad": "hub:"})

@@ -87,7 +87,7 @@ def test_samples_where_runs_disagree_are_shown_first(runs):
 
 def test_checkpoints_and_scales_become_curves(runs):
     opened = [compare.open_run(run) for run in runs]
-    drawn = {plot.title: plot.svg for plot in curves.of(opened)}
+    drawn = {plot.title: plot.svg for plot in curves.all_plots(opened)}
     assert set(drawn) == {"Scores by epoch", "Transcription by resolution"}
     points = [curves.point(run, curves.scores(run)) for run in opened]
     (line,) = plots.series(points, "epoch", "ChartQA ↑").values()

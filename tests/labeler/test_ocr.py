@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from support import SAMPLES, draw_page
 
-from dvsft.labeler.config import Ocr
+from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import describe, make_engine
-from dvsft.labeler.ocr.lines import EngineError, Reading, cut_line, place_words, read_page
+from dvsft.labeler.ocr.lines import Reading, cut_line, detect_lines, place_words, read_page
+from dvsft.labeler.ocr.reader import EngineError
 from dvsft.patchlabels import image
 
 
@@ -37,8 +38,8 @@ def test_a_line_is_split_at_its_spaces_and_nowhere_else():
 def test_each_word_keeps_the_columns_and_scores_of_its_own_characters():
     line = reading("ab cd", confidences=[0.2, 0.4, 0.6, 1.0])
     first, second = place_words(line, 100)
-    assert first.centres == pytest.approx([10, 30])
-    assert second.centres == pytest.approx([70, 90])
+    assert first.centers == pytest.approx([10, 30])
+    assert second.centers == pytest.approx([70, 90])
     assert (first.confidence, second.confidence) == pytest.approx((0.3, 0.8))
 
 
@@ -55,8 +56,8 @@ def test_a_line_whose_characters_do_not_add_up_is_refused_and_its_words_counted(
         def detect(self, page):
             return np.array([[[10, 20], [200, 20], [200, 70], [10, 70]]], np.float32)
 
-        def recognise(self, line):
-            return reading("three lost words", characters="threelostword?")
+        def recognize(self, lines):
+            return [reading("three lost words", characters="threelostword?") for _ in lines]
 
     assert read_page(Liar(), draw_page()) == ([], 3)
 
@@ -69,8 +70,8 @@ def test_lines_that_stick_out_of_the_page_are_read_inside_it():
             boxes = [(-60, 20, 60, 70), (400, 10, 500, 40), (-90, -40, -10, -5)]
             return np.array([[[a, b], [c, b], [c, d], [a, d]] for a, b, c, d in boxes], np.float32)
 
-        def recognise(self, line):
-            return reading("word")
+        def recognize(self, lines):
+            return [reading("word") for _ in lines]
 
     words, _ = read_page(Outside(), draw_page())
     assert len(words) == 1
@@ -141,7 +142,7 @@ def test_paddleocr_reads_like_rapidocr_with_the_same_models(engine, paddle_model
     theirs = {(word.text, tuple(round(edge) for edge in word.box)) for word in read_page(paddle, page)[0]}
     assert len(theirs) > 20
     assert len(ours & theirs) >= 0.9 * len(ours)
-    assert paddle.producer["det_model"] == "PP-OCRv6_small_det"
+    assert describe(paddle_models)["det_model"] == "PP-OCRv6_small_det"
 
 
 def test_paddleocr_without_its_models_fails_before_the_run(tmp_path):
@@ -157,11 +158,18 @@ def test_paddleocr_without_its_models_fails_before_the_run(tmp_path):
         make_engine(settings)
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "gppu", "gpu:", "gpu:x", "GPU", "", "cpu:0"])
+def ocr_table(**table):
+    return parse({"model": {"processor": "p"}, "ocr": table}).ocr
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "gppu", "gpu:", "gpu:x", "GPU", "", "cpu:0", "gpu:1 "])
 def test_what_is_no_device_is_refused(device):
-    for check in (describe, make_engine):
-        with pytest.raises(EngineError, match=r'expected "cpu", "gpu", or "gpu:1"'):
-            check(Ocr(device=device))
+    with pytest.raises(ConfigError, match=r'ocr\.device = .* expected "cpu", "gpu", or "gpu:1"'):
+        ocr_table(device=device)
+
+
+def test_a_device_names_its_gpu():
+    assert [ocr_table(device=device).gpu for device in ("cpu", "gpu", "gpu:0", "gpu:12")] == [None, 0, 0, 12]
 
 
 @pytest.mark.parametrize("device", ["gpu", "gpu:1"])
@@ -209,10 +217,21 @@ def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
 
 def test_settings_that_an_engine_would_ignore_are_refused():
     for settings in ({"backend": "onnxruntime"}, {"det_folder": "d"}, {"rec_folder": "r"}):
-        with pytest.raises(EngineError, match=f"ocr.{next(iter(settings))} .* means nothing to"):
-            describe(Ocr(**settings))
-    with pytest.raises(EngineError, match=r"ocr\.backend = 'tensorrt', expected one of"):
-        describe(Ocr(engine="paddleocr", backend="tensorrt", det_model="d", rec_model="r"))
+        with pytest.raises(ConfigError, match=rf"ocr\.{next(iter(settings))} .* is of no use to"):
+            ocr_table(**settings)
+    with pytest.raises(ConfigError, match=r"ocr\.backend = .*tensorrt"):
+        ocr_table(engine="paddleocr", backend="tensorrt", det_model="d", rec_model="r")
+
+
+def test_many_lines_at_a_call_are_read_as_they_are_one_by_one(engine, paddle_models):
+    """Lines of unlike lengths: padded to the longest of a batch, some would read differently."""
+    page = image.decode((SAMPLES / "docvqa/documents/table.png").read_bytes())
+    pixels = np.ascontiguousarray(np.asarray(page.crop((0, 0, page.width, 300)))[:, :, ::-1])
+    lines = [cut_line(pixels, quad)[0] for quad in detect_lines(engine, pixels)]
+    assert len(lines) > 5 and len({line.shape[1] // 100 for line in lines}) > 2
+    for each in (engine, make_engine(paddle_models)):
+        assert each.recognize([]) == []
+        assert each.recognize(lines) == [reading for line in lines for reading in each.recognize([line])]
 
 
 def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
@@ -226,7 +245,9 @@ def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
     }
     paddle = Ocr(engine="paddleocr", device="gpu", det_model="PP-OCRv5_server_det", rec_model="PP-OCRv5_server_rec")
     assert describe(paddle)["backend"] == "paddle"
-    monkeypatch.setattr("importlib.metadata.version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
+    monkeypatch.setattr(
+        "dvsft.labeler.ocr.engines.version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name))
+    )
     with pytest.raises(EngineError, match="--extra paddleocr"):
         describe(paddle)
 
@@ -235,7 +256,7 @@ STRIP = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
 from PIL import Image
-from dvsft.labeler.config import Ocr
+from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.lines import read_page
 assert read_page(make_engine(Ocr()), Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")) == ([], 0)
@@ -269,8 +290,9 @@ def test_an_engine_sees_pages_and_lines_as_blue_green_red(colored_page, tmp_path
             seen.append(page)
             return np.array([[[10, 20], [110, 20], [110, 60], [10, 60]]], np.float32)
 
-        def recognise(self, line):
-            seen.append(line)
+        def recognize(self, lines):
+            seen.extend(lines)
+            return [None for _ in lines]
 
     colored_page.save(tmp_path / "page.png")
     expected = cv2.imread(str(tmp_path / "page.png"))
@@ -281,10 +303,10 @@ def test_an_engine_sees_pages_and_lines_as_blue_green_red(colored_page, tmp_path
 
 def test_rapidocr_hands_on_the_colors_it_is_given(engine, colored_page, monkeypatch):
     seen = []
-    model = engine._recogniser.text_rec
-    monkeypatch.setattr(engine._recogniser, "text_rec", lambda given: seen.append(given.img[0]) or model(given))
+    model = engine._recognizer.text_rec
+    monkeypatch.setattr(engine._recognizer, "text_rec", lambda given: seen.append(given.img[0]) or model(given))
     line = np.asarray(colored_page)
-    engine.recognise(line)
+    engine.recognize([line])
     assert (seen[0] == line).all()
 
 
@@ -310,10 +332,10 @@ def test_paddles_detector_gets_its_settings_too(paddle_models):
 def test_no_line_is_turned_upside_down_on_a_guess(engine):
     """The classifier for that takes short cells for upside-down ones ("$889.88" becomes "88.688$")."""
     line = np.ascontiguousarray(np.asarray(draw_page("Total amount due", (320, 96)))[20:70])
-    assert engine.recognise(line).text == "Total amount due"
-    turned = engine.recognise(np.ascontiguousarray(line[::-1, ::-1]))
+    upright, turned = engine.recognize([line, np.ascontiguousarray(line[::-1, ::-1])])
+    assert upright.text == "Total amount due"
     assert turned is None or turned.text != "Total amount due"
-    assert engine._recogniser.text_cls is None and engine._detector.text_cls is None
+    assert engine._recognizer.text_cls is None and engine._detector.text_cls is None
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dvsft.evaluator import benchmarks
+from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.layouts import DataError
 from dvsft.evaluator.metrics import Metric
+from dvsft.evaluator.pairing import pair
 from dvsft.evaluator.records import Sample, Score
 from dvsft.patchlabels.image import ImageError, decode
 
@@ -50,12 +52,16 @@ class Shown:
 def choose(runs: Sequence[Run], name: str, count: int) -> list[str]:
     """Ids of up to `count` samples that every run answered: half where runs disagree, the rest at random."""
     items = [run.items[name] for run in runs if name in run.items]
-    metric = benchmarks.get(name).metrics[0]
-    shared = sorted(set.intersection(*[set(members) for members in items]))
+    metric = benchmark_of(runs, name).metrics[0]
+    shared = sorted(set.intersection(*[set(pair(items[0], members).ids) for members in items]))
     random.Random(0).shuffle(shared)
     split = [key for key in shared if len({metric.right(members[key].values[metric.name]) for members in items}) > 1]
     first = split[: (count + 1) // 2]
     return sorted(first + [key for key in shared if key not in set(first)][: count - len(first)])
+
+
+def benchmark_of(runs: Sequence[Run], name: str) -> Benchmark:
+    return next(run.judged[name].benchmark for run in runs if name in run.judged)
 
 
 def samples(runs: Sequence[Run], data: Mapping[str, str], count: int) -> tuple[list[Shown], dict[str, str]]:
@@ -63,7 +69,7 @@ def samples(runs: Sequence[Run], data: Mapping[str, str], count: int) -> tuple[l
     shown, pictures = [], {}
     for name in dict.fromkeys(name for run in runs for name in run.items):
         used = next(run.settings.get("data", {}) for run in runs if name in run.items)
-        sources = _sources(name, data, used)
+        sources = _sources(benchmark_of(runs, name), data, used)
         for key in choose(runs, name, count):
             sample = _sample(runs, name, key)
             shown.append(sample)
@@ -72,19 +78,19 @@ def samples(runs: Sequence[Run], data: Mapping[str, str], count: int) -> tuple[l
     return shown, {key: url for key, url in pictures.items() if url}
 
 
-def _sources(name: str, data: Mapping[str, str], used: Mapping[str, str]) -> dict[str, Sample]:
+def _sources(benchmark: Benchmark, data: Mapping[str, str], used: Mapping[str, str]) -> dict[str, Sample]:
     """The benchmark's samples by id, from `data`, else from where the run had them; {} if they are gone."""
     places = dict(data) or dict(used)
-    if places.get(name, places.get("", "")).startswith("hub:") and not data:
+    if places.get(benchmark.name, places.get("", "")).startswith("hub:") and not data:
         return {}  # nothing is downloaded unasked
     try:
-        return {sample.id: sample for sample in benchmarks.load(benchmarks.get(name), places)}
+        return {sample.id: sample for sample in benchmarks.load(benchmark, places)}
     except (DataError, OSError):
         return {}
 
 
 def _sample(runs: Sequence[Run], name: str, key: str) -> Shown:
-    metric = benchmarks.get(name).metrics[0]
+    metric = benchmark_of(runs, name).metrics[0]
     found = [run.items.get(name, {}).get(key) for run in runs]
     one = next(score for score in found if score)
     return Shown(

@@ -130,7 +130,7 @@ def difference(first: Run, run: Run, name: str) -> Difference | None:
     paired = pairing.pair(theirs, ours)
     if not paired.ids:
         return None
-    benchmark = benchmarks.get(name)
+    benchmark = run.judged[name].benchmark
     metric = benchmark.metrics[0].name
     weights = score.weights(benchmark, [ours[key] for key in paired.ids])
     counted = [key for key, weight in zip(paired.ids, weights, strict=True) if weight > 0]

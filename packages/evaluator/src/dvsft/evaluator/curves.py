@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dvsft.evaluator import benchmarks, compare, paper, plots
+from dvsft.evaluator import compare, paper, plots
 from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.plots import Point
 
+SCALE = "scale of the drawn page"
+
 
 @dataclass(frozen=True)
 class Plot:
-    """x: the tag of the axis. panels: panel -> series -> x -> mean over seeds. note: what was left out; or empty."""
+    """A plot and what it draws."""
 
     title: str
     x: str
+    """The tag on the x axis."""
     panels: dict[str, dict[str, plots.Series]]
+    """Panel -> line -> x -> mean over seeds."""
     svg: str
     note: str
+    """What is left out; or empty."""
 
     def figures(self) -> dict[str, Any]:
         """What is drawn, as JSON-able values."""
@@ -34,8 +39,8 @@ class Plot:
         return {"title": self.title, "x": self.x, "panels": panels, "note": self.note}
 
 
-def of(runs: Sequence[Run]) -> list[Plot]:
-    """Every plot that these runs have two points or more for."""
+def all_plots(runs: Sequence[Run]) -> list[Plot]:
+    """Every plot for which these runs have two points or more."""
     kinds = {
         "Averages": ([point(run, averages(run)) for run in runs], "score, %"),
         "Scores": ([point(run, scores(run)) for run in runs], "%"),
@@ -48,7 +53,7 @@ def of(runs: Sequence[Run]) -> list[Plot]:
         for plot in draw(f"{kind} by {x}", points, x, y)
     ]
     scales = [p for run in runs for p in resolutions(run)]
-    return [*found, *draw("Transcription by resolution", scales, "scale of the drawn page", "%")]
+    return [*found, *draw("Transcription by resolution", scales, SCALE, "%")]
 
 
 def draw(title: str, points: Sequence[Point], x: str, y: str) -> list[Plot]:
@@ -77,7 +82,7 @@ def averages(run: Run) -> dict[str, float]:
 
 def scores(run: Run) -> dict[str, float]:
     found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
-    return {panel(benchmarks.get(name)): score for name, score in found.items()}
+    return {panel(run.judged[name].benchmark): score for name, score in found.items()}
 
 
 def panel(benchmark: Benchmark) -> str:
@@ -86,7 +91,7 @@ def panel(benchmark: Benchmark) -> str:
 
 
 def alignment(run: Run) -> dict[str, float]:
-    """What `evaluate lens` measured over all labels, in percent."""
+    """What `dvsft lens` measured over all labels, in percent."""
     found = run.lens.get("model", {}).get("all", {})
     return {key: 100 * found[key] for key in ("recall@1", "recall@5") if found.get(key) is not None}
 
@@ -94,10 +99,10 @@ def alignment(run: Run) -> dict[str, float]:
 def resolutions(run: Run) -> list[Point]:
     """A point per scale at which pages were shown, of the benchmarks whose groups are scales."""
     found: dict[float, dict[str, float]] = {}
-    for benchmark in map(benchmarks.get, run.scores):
+    for benchmark in (judged.benchmark for judged in run.judged.values()):
         if benchmark.scale_of:
             for group, metrics in run.scores[benchmark.name]["groups"].items():
                 score = metrics[benchmark.metrics[0].name]["score"]
                 found.setdefault(benchmark.scale_of(group), {})[panel(benchmark)] = score
     tags = point(run, {}).tags
-    return [Point({**tags, "scale of the drawn page": scale}, scores) for scale, scores in sorted(found.items())]
+    return [Point({**tags, SCALE: scale}, scores) for scale, scores in sorted(found.items())]

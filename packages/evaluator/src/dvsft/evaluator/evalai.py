@@ -1,8 +1,8 @@
 """The answer normalisation of the VQA challenge's EvalAI server.
 
 Definition: `EvalAIAnswerProcessor` of facebookresearch/mmf (pythia/tasks/processors.py at c46b3b3), which is
-what TextVQA's published figures use; in turn after the VQA API of Agrawal et al. Its oddities are part of the
-definition and are kept; each has a comment.
+what TextVQA's published figures use; it derives from the VQA API of Agrawal et al. Its oddities are part of the
+definition, so they stay; each has a comment.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CONTRACTIONS = {
 } | {"somebody'd": "somebodyd"}  # the server's table has this one the wrong way round
 
 DIGIT_COMMA_DIGIT = re.compile(r"(?<=\d),+(?=\d)")
-PERIOD = re.compile(r"\.(?!\d)")  # the server means to spare decimals on both sides but looks only ahead
-MAX_PERIODS = 32  # it passes re.UNICODE (= 32) where `count` belongs
+PERIOD = re.compile(r"\.(?!\d)")  # the server means to keep decimal points but looks only ahead
+MAX_PERIODS = 32  # the server passes re.UNICODE (= 32) as `count`
 
 
 def strip_punctuation(text: str, period: re.Pattern[str] = PERIOD) -> str:
-    """Punctuation to nothing where it stands beside a space, else to a space; what matches `period` goes.
+    """Remove punctuation next to a space, turn other punctuation into a space, remove what matches `period`.
 
-    A comma between two digits anywhere makes ALL punctuation vanish without a space, as on the server.
+    If a comma stands between two digits anywhere, ALL punctuation is removed without a space, as on the server.
     """
     has_number_comma = DIGIT_COMMA_DIGIT.search(text) is not None
     out = text
@@ -54,7 +54,7 @@ def number_words_and_articles(text: str) -> str:
 
 
 def normalize_answer(text: str) -> str:
-    """The whole normalisation of an answer or a reference."""
+    """The whole normalization of an answer or a reference."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     return number_words_and_articles(strip_punctuation(text))

@@ -46,10 +46,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Mean:
-    """Over seeds. error: standard error, 0 for a single seed."""
+    """The mean over seeds."""
 
     value: float
     error: float
+    """Standard error; 0 for a single seed."""
 
 
 Series = dict[float, Mean]

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from dvsft.evaluator.benchmarks import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
 from dvsft.evaluator.records import Prediction, Sample
+from dvsft.evaluator.tasks import Task
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
@@ -45,31 +46,45 @@ Answerer = Callable[[Sequence[str], Sequence[Image.Image], int], list[Answer]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to predict and where to. limit: only the first samples of each benchmark; 0 for all. retry_errors: ask
-    again where an earlier call got an error."""
+    """What to predict, and where to."""
 
     run: Path
     names: tuple[str, ...]
     data: Mapping[str, str]
     batch_size: int = 8
     limit: int = 0
+    """Only the first samples of each benchmark; 0 for all."""
     retry_errors: bool = False
+    """Ask again where an earlier call got an error."""
+    task: Task | None = None
+    """A user's own benchmark, beside those in `names`."""
+
+    @cached_property
+    def benchmarks(self) -> dict[str, Benchmark]:
+        """By name. Raises DataError."""
+        own = {self.task.name: self.task.benchmark()} if self.task else {}
+        return {name: benchmarks.get(name) for name in self.names} | own
+
+    @cached_property
+    def places(self) -> dict[str, str]:
+        """`data`, with the folder of the task."""
+        return dict(self.data) | ({self.task.name: str(self.task.folder)} if self.task else {})
 
     @cached_property
     def samples(self) -> dict[str, list[Sample]]:
         """The samples of each benchmark, read when first asked for. Raises DataError."""
-        loaded = {name: benchmarks.load(benchmarks.get(name), self.data) for name in self.names}
+        loaded = {name: benchmarks.load(benchmark, self.places) for name, benchmark in self.benchmarks.items()}
         return {name: samples[: self.limit or None] for name, samples in loaded.items()}
 
 
 def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[], Answerer]]) -> None:
-    """Predict what is missing in plan.run, a process for each maker of an answerer (one: in this process).
+    """Predict what is missing in plan.run, with one process per maker of an answerer (a single one: in this process).
 
-    settings: what made the predictions, for run.json; a run begun with other settings is refused. Raises
-    RunError, DataError, PredictError.
+    settings: what makes the predictions, for run.json. Raises RunError for a run that has other settings, DataError,
+    PredictError.
     """
     begin(plan, settings)
-    for path in (path for name in plan.names for path in predictions.files_of(plan.run, name)):
+    for path in (path for name in plan.benchmarks for path in predictions.files_of(plan.run, name)):
         predictions.drop_torn_line(path)
         if plan.retry_errors:
             predictions.drop_failed(path)
@@ -77,19 +92,19 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
         work(plan, makers[0], 0, 1)
     else:
         work_in_processes(plan, makers)
-    for name in plan.names:
-        submit(plan, benchmarks.get(name))
+    for benchmark in plan.benchmarks.values():
+        submit(plan, benchmark)
 
 
 def submit(plan: Plan, benchmark: Benchmark) -> None:
-    """The file for a test set's server; none where only some of its questions were asked."""
+    """Write the file for a test set's server, unless only some of its questions were asked."""
     if benchmark.submit and plan.limit:
         print(f"{benchmark.name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
     elif benchmark.submit:
         benchmark.submit(plan.run, benchmark.name, [sample.id for sample in plan.samples[benchmark.name]])
 
 
-def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
+def failures(run: Path, names: Iterable[str], allowed: float) -> list[str]:
     """A sentence for each benchmark of which more than the share `allowed` (0 to 1) of the answers are errors."""
     sentences = []
     for name in names:
@@ -102,9 +117,10 @@ def failures(run: Path, names: Sequence[str], allowed: float) -> list[str]:
 
 
 def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
-    """Write run.json, or check that the run it describes is this one."""
+    """Write run.json, or check that it describes this run."""
     counts = {name: len(members) for name, members in plan.samples.items()}
-    content = {**settings, "limit": plan.limit, "data": dict(plan.data), "samples": counts}
+    content = {**settings, "limit": plan.limit, "data": plan.places, "samples": counts}
+    content["tasks"] = {plan.task.name: plan.task.record()} if plan.task else {}
     if (plan.run / "run.json").exists():
         before = predictions.settings(plan.run)
         fixed = ("model", "fingerprint", "endpoint", "served", "patches", "instruction", "limit")
@@ -113,20 +129,26 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
             for name in fixed
             if before.get(name) != content.get(name)
         ]
+        differing += [
+            f"task {name}: found {before['tasks'][name]}, expected {task}"
+            for name, task in content["tasks"].items()
+            if before.get("tasks", {}).get(name, task) != task
+        ]
         if differing:
             raise RunError(
-                f"{plan.run} was begun with other settings: {'; '.join(differing)}. "
-                "Give another --out, or the settings it was begun with"
+                f"{plan.run} was started with other settings: {'; '.join(differing)}. "
+                "Name another folder with --out, or give the settings of the first call"
             )
         content = before | {
             "data": before["data"] | content["data"],
             "samples": before["samples"] | content["samples"],
+            "tasks": before.get("tasks", {}) | content["tasks"],
         }
     predictions.write_json(plan.run / "run.json", content)
 
 
 def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> None:
-    """`work` in one new process for each maker; raises RunError if any of them fails."""
+    """`work` in a new process per maker. Raises RunError if one of them fails."""
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in forked processes
     workers = [
         context.Process(target=work, args=(plan, maker, rank, len(makers), os.getpid()))
@@ -138,16 +160,14 @@ def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> N
         worker.join()
     failed = [rank for rank, worker in enumerate(workers) if worker.exitcode]
     if failed:
-        raise RunError(f"process {failed} of {len(workers)} failed; run the same command again to go on")
+        raise RunError(f"process {failed} of {len(workers)} failed; run the same command again to continue")
 
 
 def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: int, parent: int | None = None) -> None:
-    """Predict every world-th sample from rank on that has no line yet. Ends when the parent process
-    is gone.
-    """
+    """Predict those of samples rank, rank + world, rank + 2 world ... that have no line yet. Stops when the parent
+    process is gone."""
     answerer = make_answerer()
-    for name in plan.names:
-        benchmark = benchmarks.get(name)
+    for name, benchmark in plan.benchmarks.items():
         done = {found.id for found in predictions.read(predictions.files_of(plan.run, name))[0]}
         todo = [sample for sample in plan.samples[name][rank::world] if sample.id not in done]
         path = predictions.path_of(plan.run, name, rank)
@@ -167,7 +187,7 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 
 def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) -> list[Prediction]:
-    """A prediction for each sample; one whose image cannot be used gets its error and is not asked."""
+    """One prediction per sample. A sample whose image cannot be used is not asked; its prediction has the error."""
     start = time.perf_counter()
     prepared = [prepare(benchmark, sample) for sample in samples]
     asked = [(blank.prompt, image) for blank, image in prepared if image]
@@ -184,7 +204,7 @@ def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) 
 
 
 def prepare(benchmark: Benchmark, sample: Sample) -> tuple[Prediction, Image.Image | None]:
-    """A sample's prediction, still without text, and its RGB image at the sample's scale."""
+    """A sample's prediction before the model answers, and its RGB image at the sample's scale, None if unusable."""
     blank = Prediction(
         id=sample.id,
         references=sample.references,
@@ -211,7 +231,7 @@ def rescale(image: Image.Image, scale: float) -> Image.Image:
 
 
 class Progress:
-    """Says on stderr, at most twice a second, how far a benchmark is and how long it will take."""
+    """Reports on stderr, at most twice a second, how many samples are done and how long the rest will take."""
 
     def __init__(self, name: str, total: int, world: int, quiet: bool):
         self.name, self.total, self.world, self.quiet = name, total, world, quiet

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
-from dvsft.evaluator.compare import Cell, Difference, Run
+from dvsft.evaluator.compare import Cell, Run
 
 METHOD = (
     "Each question is paired with itself. 95% t intervals by the cluster jackknife over images, stratified by the "
@@ -22,14 +22,16 @@ METHOD = (
 def write(
     paths: Sequence[Path], out: Path, data: Mapping[str, str], count: int = 40, scorer_set: str = "official"
 ) -> Path:
-    """Write the three files into out; returns the page. data: where pictures are; count: samples a
-    benchmark.
+    """Write the three files into out; returns the page.
+
+    paths: run folders; the others are compared with the first. data: where the pictures are. count: samples per
+    benchmark in the browser.
     """
     runs = [compare.open_run(path, scorer_set) for path in paths]
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise predictions.RunError(f"found runs called {', '.join(names)}, expected different names (--tag name=...)")
-    drawn = curves.of(runs)
+    drawn = curves.all_plots(runs)
     content = collect(runs) | {"plots": [plot.figures() for plot in drawn]}
     predictions.write_json(out / "report.json", content)
     (out / "report.md").write_text(render("report.md.jinja", content), encoding="utf-8")
@@ -43,7 +45,7 @@ def write(
 
 
 def collect(runs: Sequence[Run]) -> dict[str, Any]:
-    """All that the report says, as JSON-able values."""
+    """What the report says, as JSON-able values."""
     first, differences = runs[0], compare.differences(runs)
     return {
         "scorer_set": first.scorer_set,
@@ -51,13 +53,13 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "rows": {run.name: cells(compare.run_row(run, differences)) for run in runs},
         "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
         "paper_official": paper.OFFICIAL,
-        "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
+        "notes": [*paper.NOTES, *incomplete(runs), *not_compared(runs)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
         "scores": {run.name: run.scores for run in runs},
         "differences": {
             name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()
         },
-        "titles": {entry.name: f"{entry.title} ({entry.name})" for entry in benchmarks.ENTRIES},
+        "titles": {name: judged.benchmark.heading for run in runs for name, judged in run.judged.items()},
         "method": METHOD,
         "directions": {metric.name: metric.higher_is_better for metric in benchmarks.METRICS.values()},
     }
@@ -72,9 +74,7 @@ def columns(names: Sequence[str]) -> list[str]:
 
 
 def incomplete(runs: Sequence[Run]) -> list[str]:
-    """A sentence for every benchmark of a run whose samples were not all predicted, or failed, or
-    were skipped.
-    """
+    """A sentence for every benchmark of a run with samples that are missing, failed or skipped."""
     notes = []
     for run in runs:
         for name, result in run.scores.items():
@@ -89,14 +89,11 @@ def incomplete(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def not_compared(differences: Mapping[str, Mapping[str, Difference]]) -> list[str]:
-    """A sentence for every difference that leaves samples out."""
-    return [
-        f"{run}, {name}: {found.not_compared}."
-        for name, members in differences.items()
-        for run, found in members.items()
-        if found.not_compared
-    ]
+def not_compared(runs: Sequence[Run]) -> list[str]:
+    """A sentence for every benchmark of a run of which samples are left out when it is compared with the first run."""
+    pairs = [(run, name) for run in runs[1:] for name in run.items if name in runs[0].items]
+    notes = {(run.name, name): pairing.pair(runs[0].items[name], run.items[name]).note() for run, name in pairs}
+    return [f"{run}, {name}: {note}." for (run, name), note in notes.items() if note]
 
 
 def svg_url(svg: str) -> str:
@@ -129,7 +126,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that stays text in a Markdown table."""
+    """Text with Markdown's marks escaped, on one line."""
     for mark in "\\`*_{}[]<>|#!$~":
         text = text.replace(mark, "\\" + mark)
     return " ".join(text.split())

@@ -26,7 +26,7 @@ COMMITS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """Another toolkit's scorer and, in a sentence, how it departs from the official definition."""
+    """Another toolkit's scorer and, in a sentence, how it differs from the official definition."""
 
     score: Scorer
     why: str

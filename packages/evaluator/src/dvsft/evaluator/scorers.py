@@ -1,8 +1,8 @@
 """Scorers: pure functions `(prediction, references) -> float`, each by its benchmark's official definition.
 
-All give 1.0 for right and 0.0 for wrong, apart from the three that measure transcription errors
-(`normalized_edit_distance`, `character_error_rate`: lower is better). `references` must not be empty.
-Where lmms-eval and VLMEvalKit compute something else is said here and implemented in `scorer_sets`.
+All give 1.0 for right and 0.0 for wrong, except the two that measure transcription errors
+(`normalized_edit_distance`, `character_error_rate`: lower is better). `references` must not be empty. Each docstring
+says where lmms-eval and VLMEvalKit differ; `scorer_sets` implements that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def collapse(text: str) -> str:
 
 
 def anls(prediction: str, references: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one question (DocVQA, InfographicVQA).
+    """Average normalized Levenshtein similarity of one question (DocVQA, InfographicVQA).
 
     1 - min over references of distance / length; below 0.5 it counts 0. The distance is taken between
     lower-cased strings with collapsed white space, the length is that of the longer RAW string. Official: the
@@ -43,7 +43,7 @@ def _anls_distance(prediction: str, reference: str) -> float:
 
 
 def relaxed_accuracy(prediction: str, references: Sequence[str]) -> float:
-    """1 if a number is within 5% of a reference, or other text equals it without case (ChartQA).
+    """1 if a number is within 5% of a reference, or if other text equals one, ignoring case (ChartQA).
 
     "12%" is 0.12. A reference of 0 is compared as text, since no relative error exists.
     Official: Masry et al., arXiv 2203.10244, section 5.1, in the implementation of google-research/pix2struct
@@ -91,14 +91,12 @@ def squad_normalize(text: str) -> str:
 
 
 def squad_exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the normalised strings are equal. Official: SQuAD v1.1 evaluate-v1.1.py; arXiv 1606.05250."""
+    """1 if the normalized strings are equal. Official: SQuAD v1.1 evaluate-v1.1.py; arXiv 1606.05250."""
     return float(squad_normalize(prediction) in [squad_normalize(reference) for reference in references])
 
 
 def squad_f1(prediction: str, references: Sequence[str]) -> float:
-    """Best token F1 over the references. Official: SQuAD v1.1 evaluate-v1.1.py (no special case for
-    empty).
-    """
+    """Best token F1 over the references. Official: SQuAD v1.1 evaluate-v1.1.py (no special case for empty)."""
     return max(_token_f1(squad_normalize(prediction).split(), squad_normalize(r).split()) for r in references)
 
 
@@ -132,7 +130,7 @@ def _clean_math(text: str) -> str:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if equal without case and outer white space (OCR-VQA; Mishra et al., ICDAR 2019, report accuracy).
+    """1 if equal, ignoring case and outer white space (OCR-VQA; Mishra et al., ICDAR 2019, report accuracy).
 
     No official script is published; this is VLMEvalKit's `accuracy`. lmms-eval has no such task.
     """
@@ -151,17 +149,14 @@ def yes_no(prediction: str) -> str:
 
 
 def mme_answer(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction says what the reference ("Yes" or "No") says; "other" is wrong, as in
-    MME's script.
-    """
+    """1 if the prediction says what the reference ("Yes" or "No") says; "other" is wrong, as in MME's script."""
     return float(yes_no(prediction) == references[0].strip().lower())
 
 
 def normalized_edit_distance(prediction: str, references: Sequence[str]) -> float:
-    """Levenshtein distance / length of the longer string, 0 to 1, LOWER is better; the nearest reference
-    counts.
+    """Levenshtein distance / length of the longer string, 0 to 1, LOWER is better; the nearest reference counts.
 
-    White space is collapsed, case counts. Definition: ICDAR 2019 ReCTS / LSVT normalised edit distance.
+    White space is collapsed; case matters. Definition: ICDAR 2019 ReCTS / LSVT normalized edit distance.
     """
     return min(_edit_ratio(collapse(prediction), collapse(reference)) for reference in references)
 
@@ -172,14 +167,12 @@ def _edit_ratio(found: str, expected: str) -> float:
 
 
 def character_error_rate(prediction: str, references: Sequence[str]) -> float:
-    """CER: Levenshtein distance / length of the reference; LOWER is better; may exceed 1. White space
-    collapsed.
-    """
+    """CER: Levenshtein distance / length of the reference; LOWER is better; may exceed 1. White space is collapsed."""
     return min(_error_rate(collapse(prediction), collapse(reference)) for reference in references)
 
 
 def word_accuracy(prediction: str, references: Sequence[str]) -> float:
-    """1 - word error rate, at least 0: the share of words read rightly, in order."""
+    """1 - word error rate, at least 0: the share of words that are read correctly, in order."""
     return max(0.0, 1.0 - min(_error_rate(prediction.split(), r.split()) for r in references))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 else:
     Kind = Literal[tuple(LAYOUTS)]
 
+DEVICE = re.compile(r"cpu|gpu(:\d+)?")
+
 ConfigError = settings.SettingsError
 
 
-class Draw(Settings):
+class Sample(Settings):
     """A random sample of a `documents` source. Lengths are in characters, with one blank between words."""
 
     of: Literal["", "documents", "words"] = ""
@@ -52,7 +55,7 @@ class Draw(Settings):
     """Of the draw."""
 
     @model_validator(mode="after")
-    def _shortest_below_longest(self) -> Draw:
+    def _shortest_below_longest(self) -> Sample:
         if self.min_characters >= self.max_characters:
             found = f"{self.min_characters} and {self.max_characters}"
             raise ConfigError(f"min_characters and max_characters are {found}, expected 0 < min < max")
@@ -72,7 +75,7 @@ class Source(Settings):
     """What its folders and ids are called, by default the kind."""
     subset: str = ""
     """The configuration of a hub dataset."""
-    draw: Draw = Draw()
+    draw: Sample = Sample()
 
     @model_validator(mode="after")
     def _only_documents_are_drawn(self) -> Source:
@@ -101,8 +104,8 @@ class Ocr(Settings):
     """rapidocr brings its models; paddleocr is the paper's."""
     device: str = "cpu"
     """"cpu", "gpu" or "gpu:1"."""
-    backend: str = ""
-    """paddleocr: "" for paddle's own, or "onnxruntime", "transformers"."""
+    backend: Literal["", "onnxruntime", "paddle", "paddle_dynamic", "paddle_static", "transformers"] = ""
+    """paddleocr: what runs the models, by default paddle."""
     det_model: str = ""
     """Detection. rapidocr: a local .onnx file, by default the one in its wheel; paddleocr: a name."""
     rec_model: str = ""
@@ -124,6 +127,23 @@ class Ocr(Settings):
                 '"PP-OCRv5_server_rec"'
             )
         return self
+
+    @model_validator(mode="after")
+    def _is_understood_by_its_engine(self) -> Ocr:
+        if not DEVICE.fullmatch(self.device):
+            raise ConfigError(f'device = {self.device!r}, expected "cpu", "gpu", or "gpu:1" for the second GPU')
+        for key in ("backend", "det_folder", "rec_folder"):
+            if self.engine == "rapidocr" and (found := getattr(self, key)):
+                raise ConfigError(
+                    f'{key} = {found!r} is of no use to engine = "rapidocr", which runs .onnx files on ONNX Runtime; '
+                    'leave it out, or set engine = "paddleocr"'
+                )
+        return self
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU, None for the CPU."""
+        return None if self.device == "cpu" else int(self.device.partition(":")[2] or 0)
 
 
 class Model(Settings):

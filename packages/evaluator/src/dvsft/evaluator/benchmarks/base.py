@@ -61,6 +61,11 @@ class Benchmark:
     submit: Callable[[Path, str, Sequence[str]], Path] | None = None
     """(run folder, benchmark, official ids) -> the file for the publisher's server."""
 
+    @property
+    def heading(self) -> str:
+        """Its title and, where that differs, its name."""
+        return self.name if self.title == self.name else f"{self.title} ({self.name})"
+
     def group(self, sample_id: str) -> str:
         """The group of a sample: what stands before the first slash of its id; "" in a benchmark without groups."""
         return sample_id.partition("/")[0] if self.grouped else ""

@@ -1,13 +1,13 @@
-"""Pages -> words. An engine finds text lines and reads them; everything after that is the same for all engines:
-cut the line out, split its text at spaces, place each word by the recogniser's own alignment, snap it to its ink.
+"""Pages -> words, line by line. An engine detects text lines and recognizes them; the rest is the same for all:
+cut the line out, split its text at spaces, place each word by the recognizer's own alignment, snap it to its ink.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,23 +15,18 @@ from PIL import Image
 
 from dvsft.labeler.ocr import ink
 from dvsft.labeler.word import Word
-from dvsft.patchlabels.errors import DvsftError
 
 MAX_PIXELS = 16_000_000  # memory grows with the page, so larger ones shrink for detection
 MAX_ENLARGEMENT = 2.0  # a small strip of large print falls apart when it is blown up further
 VERTICAL = 1.5  # a line this much higher than wide is read after a quarter turn, as the engines do themselves
 
 HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-"""Recognisers trained on Chinese return a few Latin signs in their full-width form ('％')."""
-
-
-class EngineError(DvsftError):
-    """An OCR engine that cannot start: not installed, or its models are missing. Says what to do."""
+"""Recognizers trained on Chinese return a few Latin signs in their full-width form ('％')."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a recogniser made of one line.
+    """What a recognizer made of one line.
 
     text: the line with its spaces. characters: what it aligned, in order. columns: the position of each character
     along the line, 0 to 1. confidences: one per character.
@@ -43,31 +38,34 @@ class Reading:
     confidences: Sequence[float]
 
 
-class Engine(Protocol):
-    """Any number of threads may call it at once."""
+class LineEngine(ABC):
+    """A reader that detects text lines, then recognizes them. Any number of threads may call it at once."""
 
-    producer: dict[str, str]
-    """Name, version and models: what goes into a shard's metadata."""
     min_side: int
     """Pages are enlarged for detection, at most twice, until their shorter side has this, px."""
 
+    @abstractmethod
     def detect(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 BGR -> (n, 4, 2) float32 corners of text lines, clockwise from their top left, px."""
 
-    def recognise(self, line: np.ndarray) -> Reading | None:
-        """(h, w, 3) uint8 BGR of one line -> its text; None where there is none."""
+    @abstractmethod
+    def recognize(self, lines: Sequence[np.ndarray]) -> list[Reading | None]:
+        """n lines of a page, each (h, w, 3) uint8 BGR -> n texts; None where there is none. What a line gives does
+        not depend on the others."""
+
+    def read(self, page: Image.Image) -> tuple[list[Word], int]:
+        return read_page(self, page)
 
 
-def read_page(engine: Engine, page: Image.Image) -> tuple[list[Word], int]:
-    """All words of an upright RGB page in the order of detection, and how many were lost because the recogniser's
+def read_page(engine: LineEngine, page: Image.Image) -> tuple[list[Word], int]:
+    """All words of an upright RGB page in the order of detection, and how many were lost because the recognizer's
     characters did not add up to its text."""
-    image = np.ascontiguousarray(np.asarray(page)[:, :, ::-1])
+    image = np.ascontiguousarray(np.asarray(page)[:, :, ::-1])  # the models were trained on OpenCV's BGR
     gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     words: list[Word] = []
     misaligned = 0
-    for quad in detect_lines(engine, image):
-        crop, to_line = cut_line(image, quad)
-        reading = engine.recognise(crop)
+    cuts = [cut_line(image, quad) for quad in detect_lines(engine, image)]
+    for (crop, to_line), reading in zip(cuts, engine.recognize([crop for crop, _ in cuts]), strict=True):
         if reading is None:
             continue
         placed = place_words(reading, crop.shape[1])
@@ -78,7 +76,7 @@ def read_page(engine: Engine, page: Image.Image) -> tuple[list[Word], int]:
     return words, misaligned
 
 
-def detect_lines(engine: Engine, image: np.ndarray) -> Iterator[np.ndarray]:
+def detect_lines(engine: LineEngine, image: np.ndarray) -> Iterator[np.ndarray]:
     """Lines as (4, 2) corners in px of `image`, found on a copy whose size suits the detector."""
     height, width = image.shape[:2]
     scale = min(MAX_ENLARGEMENT, max(1.0, engine.min_side / min(height, width)))
@@ -110,10 +108,10 @@ def cut_line(image: np.ndarray, quad: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class PlacedWord:
-    """A word of a line. centres: px along the line of its characters' centres, ascending."""
+    """A word of a line. centers: px along the line of its characters' centers, ascending."""
 
     text: str
-    centres: Sequence[float]
+    centers: Sequence[float]
     confidence: float
 
 
@@ -139,7 +137,7 @@ def place_words(reading: Reading, width: float) -> list[PlacedWord] | None:
         placed.append(
             PlacedWord(
                 text=word.translate(HALF_WIDTH),
-                centres=[centre for _, centre, _ in part],
+                centers=[center for _, center, _ in part],
                 confidence=float(np.mean([confidence for _, _, confidence in part])),
             )
         )
@@ -147,6 +145,6 @@ def place_words(reading: Reading, width: float) -> list[PlacedWord] | None:
 
 
 def _snap(gray: np.ndarray, to_line: np.ndarray, shape: tuple[int, ...], placed: list[PlacedWord]) -> list[Word]:
-    line = ink.Line(to_line, width=shape[1], height=shape[0], words=[word.centres for word in placed])
+    line = ink.Line(to_line, width=shape[1], height=shape[0], words=[word.centers for word in placed])
     boxes = ink.word_boxes(gray, line)
     return [Word(word.text, box, word.confidence) for word, box in zip(placed, boxes, strict=True)]

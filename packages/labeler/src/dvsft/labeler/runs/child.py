@@ -21,7 +21,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from dvsft.labeler.ocr.lines import EngineError
+from dvsft.labeler.ocr.reader import EngineError
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.shard import PageLabeler, Results
 

@@ -18,7 +18,7 @@ from dvsft.labeler.labels.assign import Policy, assign
 from dvsft.labeler.labels.processor import Processor
 from dvsft.labeler.labels.render import render_page
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.ocr.lines import Engine, EngineError, read_page
+from dvsft.labeler.ocr.reader import EngineError, Reader
 from dvsft.labeler.page import Page, Reject, Unusable
 from dvsft.labeler.runs.plan import Shard, write_rejects
 from dvsft.labeler.sources import hub
@@ -45,7 +45,7 @@ class PageLabeler:
     render: Render
     processor: Processor
     policy: Policy
-    engine: Engine | None = None
+    engine: Reader | None = None
 
     @property
     def needs_engine(self) -> bool:
@@ -78,7 +78,7 @@ def further_frames(page: Page, data: bytes) -> list[Reject]:
     ]
 
 
-def label_image(page: Page, data: bytes, engine: Engine, processor: Processor, policy: Policy) -> Row:
+def label_image(page: Page, data: bytes, engine: Reader, processor: Processor, policy: Policy) -> Row:
     """The bytes of a scanned page -> its row. Raises Unusable."""
     try:
         picture = image.decode(data)
@@ -86,7 +86,9 @@ def label_image(page: Page, data: bytes, engine: Engine, processor: Processor, p
         raise Unusable("decode", error.reason, str(error)) from error
     _require_grid(processor, picture.size)
     try:
-        words, misaligned = read_page(engine, picture)
+        words, misaligned = engine.read(picture)
+    except EngineError:  # a thread's own models that cannot be loaded: of the run, not of this page
+        raise
     except Exception as error:  # whatever a model run raises on one page must not end the run
         raise Unusable("ocr", type(error).__name__, str(error)) from error
     lost = {"misaligned": misaligned}
