@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluator_fixtures import write_run
 
-from dvsft.evaluator import benchmarks, compare, plots, report, stats
+from dvsft.evaluator import benchmarks, browser, compare, plots, report, stats
 from dvsft.evaluator.metrics import METRICS
 
 
@@ -122,6 +122,15 @@ def test_samples_that_differ_between_runs_are_left_out_and_the_report_says_so(tm
     report.write([run.path for run in runs], tmp_path / "out", {}, count=0)
     for file in ("report.md", "report.html"):
         assert re.search(r"33\.3% not compared: 1 other.{0,2}_question", (tmp_path / "out" / file).read_text())
+
+
+def test_runs_with_nothing_in_common_have_no_difference_and_the_report_says_why(tmp_path):
+    ours = [line | {"references": ["other"]} for line in lines([1, 1])]
+    runs = [opened(tmp_path / "a", {"textvqa": lines([0, 0])}), opened(tmp_path / "b", {"textvqa": ours})]
+    assert compare.difference(*runs, "textvqa") is None
+    report.write([run.path for run in runs], tmp_path / "out", {}, count=5)
+    assert "100% not compared: 2 other" in (tmp_path / "out/report.md").read_text()
+    assert browser.choose(runs, "textvqa", 5) == []
 
 
 def test_every_metric_of_a_benchmark_declares_its_direction():

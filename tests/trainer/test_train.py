@@ -2,20 +2,26 @@
 process."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support import alone
-from trainer_fixtures import draw_page, make_config, text_page, write_shard, write_toml
+from trainer_fixtures import (
+    draw_page,
+    final_weights,
+    launch_two_ranks,
+    make_config,
+    series,
+    text_page,
+    write_shard,
+    write_toml,
+)
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
@@ -29,14 +35,6 @@ BASIC = {
     "model__freeze": ["vision_encoder", "deepstack_mergers", "language_model.rest", "head"],
     "optimizer__max_steps": 4,
 }
-
-
-def final_weights(output):
-    return load_file(output / "final/model.safetensors")
-
-
-def series(output, name, log="log.jsonl"):
-    return [line[name] for line in read_log(output / log) if name in line]
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +85,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
         str(write_toml(root / f"{name}.toml", make_config(root / name, model, mixed, **changes)))
         for name, model, changes in runs
     ]
-    launcher = Path(sys.executable).with_name("deepspeed")
-    script = Path(__file__).with_name("two_ranks.py")
-    with socket.socket() as free:  # the launcher's own port may be another run's
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [str(launcher), "--num_gpus", "2", "--master_port", port, str(script), *configs]
-    environment = {
-        **alone(),
-        "PATH": f"{launcher.parent}:{os.environ['PATH']}",
-        "DS_ACCELERATOR": "cpu",
-        "LOCAL_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-4000:]
+    launch_two_ranks(configs)
     return root
 
 

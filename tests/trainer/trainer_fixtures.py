@@ -3,9 +3,14 @@
 import hashlib
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+from support import alone
 from tokenizers import Tokenizer
 
 from dvsft.patchlabels import rows
@@ -142,3 +147,35 @@ def make_config(output, model, labels, **changes):
             inner = inner.setdefault(key, {})
         inner[last] = {"name": value, "chunk_size": 64} if name == "method" else value
     return build(table, Config)
+
+
+def launch_two_ranks(configs):
+    """Train TOML files one after the other on two CPU ranks, in one start of the launcher."""
+    launcher = Path(sys.executable).with_name("deepspeed")
+    script = Path(__file__).with_name("two_ranks.py")
+    with socket.socket() as free:  # the launcher's own port may be another run's
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [str(launcher), "--num_gpus", "2", "--master_port", port, str(script), *map(str, configs)]
+    environment = {
+        **alone(),
+        "PATH": f"{launcher.parent}:{os.environ['PATH']}",
+        "DS_ACCELERATOR": "cpu",
+        "LOCAL_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def final_weights(output):
+    from safetensors.torch import load_file
+
+    return load_file(output / "final/model.safetensors")
+
+
+def series(output, name, log="log.jsonl"):
+    """One figure of a run, step by step."""
+    from dvsft.trainer.track import read_log
+
+    return [line[name] for line in read_log(output / log) if name in line]
