@@ -204,6 +204,7 @@ def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
             raise RuntimeError("seen enough")
 
     monkeypatch.setattr("rapidocr.RapidOCR", Recorder)
+    make_engine.cache_clear()
     for device in ("cpu", "gpu", "gpu:3"):
         with pytest.raises(EngineError):
             make_engine(Ocr(device=device))
