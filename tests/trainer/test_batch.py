@@ -15,11 +15,11 @@ from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_exa
 from dvsft.trainer.config import Dataset
 from dvsft.trainer.data import DataError, Mixture, Sample
 from dvsft.trainer.families import qwen_vl
-from dvsft.trainer.loss import IGNORE, TEXT
 from dvsft.trainer.methods import model_inputs
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel
+from dvsft.visionloss.loss import IGNORE, TEXT
 
 
 @pytest.fixture(scope="module")

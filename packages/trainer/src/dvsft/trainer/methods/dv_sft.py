@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dvsft.patchlabels.settings import Positive, Share
-from dvsft.trainer.loss import IGNORE, row_loss
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
 from dvsft.trainer.methods.sft import answer_positions
+from dvsft.visionloss.loss import IGNORE, row_loss
 
 
 class DvSft(Method):

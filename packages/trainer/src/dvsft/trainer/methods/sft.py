@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dvsft.trainer.loss import IGNORE, text_token_loss
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
+from dvsft.visionloss.loss import IGNORE, text_token_loss
 
 
 def answer_positions(batch: Batch) -> Tensor:

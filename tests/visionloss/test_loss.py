@@ -6,7 +6,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 
-from dvsft.trainer.loss import TEXT, row_loss, text_token_loss, visual_token_loss
+from dvsft.visionloss.loss import TEXT, row_loss, text_token_loss, visual_token_loss
 
 D, VOCABULARY = 24, 97
 
