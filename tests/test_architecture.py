@@ -1,4 +1,4 @@
-"""Imports point one way: patchlabels <- labeler <- pipelines."""
+"""Imports point one way: patchlabels, visionloss <- labeler, trainer, evaluator <- pipelines."""
 
 import ast
 from pathlib import Path
