@@ -210,6 +210,20 @@ def test_the_text_loss_equals_transformers_own(encoder, model, pages):
     assert ours.sums.keys() == {"text"}
 
 
+@pytest.mark.parametrize("method", [Sft(), DvSft(beta=0.0)])
+def test_a_model_that_caps_its_logits_learns_from_the_capped_ones(encoder, model, pages, monkeypatch, method):
+    monkeypatch.setattr(model.config.text_config, "final_logit_softcapping", 0.5, raising=False)
+    batch = encoder([example_of(page) for page in pages])
+    with torch.no_grad():
+        ours = SupervisedModel(model, method)(batch, ALIKE)
+        logits = 0.5 * torch.tanh(model(**model_inputs(batch)).logits / 0.5)
+    for name, chosen in {"text": batch["image_index"] == TEXT, "vision": batch["image_index"] >= 0}.items():
+        labels = batch["labels"].where(chosen, IGNORE)
+        expected = torch.nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORE, reduction="sum")
+        if name in ours.sums:
+            torch.testing.assert_close(ours.sums[name], expected, rtol=1e-5, atol=0)
+
+
 def test_the_planned_length_of_every_sample_is_that_of_its_batch_to_the_token(encoder, processor_folder, tmp_path):
     """Pages and texts, one question or two, all instructions, and texts that begin and end in signs that a tokenizer
     might merge with their neighbors."""

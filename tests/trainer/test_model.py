@@ -212,6 +212,18 @@ def test_grafting_models_that_do_not_fit_is_refused(tiny):
         grafted_config(SimpleNamespace(model_type="qwen3", hidden_size=64, head_dim=32), donor)
 
 
+def test_a_checkpoint_whose_logits_are_not_what_its_config_says_is_refused(tiny, tmp_path):
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny, tmp_path / "capped")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["final_logit_softcapping"] = 0.01
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"differ by \d+% from Transform\(scale=1.0, cap=0.01\)"):
+        load_model(folder, Model(path="", dtype="float32"))
+
+
 def test_the_example_in_the_docs_runs_and_trains_the_head(tiny, processor_folder):
     import re
 

@@ -22,10 +22,11 @@ from PIL import Image
 
 from dvsft.evaluator import browser, generate, layouts, predictions, report
 from dvsft.evaluator.generate import LocalModel
+from dvsft.evaluator.predict import PredictError
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
-from dvsft.visionloss.head import head_logits, head_transform
+from dvsft.visionloss.head import check_head, head_logits, head_transform
 
 TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
@@ -130,6 +131,10 @@ def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
     sha256 = rows.tokenizer_sha256(folder)
     for shard in shards:
         rows.open_shard(shard)[1].require(grid=loaded.grid, tokenizer_sha256=sha256, where=str(shard))
+    try:
+        check_head(loaded.model, head_transform(loaded.model.config))
+    except TypeError as error:
+        raise PredictError(f"{folder}: {error}") from error
     return loaded
 
 

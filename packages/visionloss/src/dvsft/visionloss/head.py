@@ -36,7 +36,7 @@ CAP, TIMES, OVER = "final_logit_softcapping", "logit_scale", "logits_scaling"
 SUSPECT = re.compile(
     r"(?!attn|attention|router|moe|.*_init)\w*(logits?_\w*(cap|scal|mult)|lm_head_\w*(scal|mult)|output_mult)\w*"
 )
-"""Names of settings that models change their logits by. Those of attention, routers and contrastive heads look alike."""
+"""Settings that models change their logits by. Those of attention, routers and contrastive heads look alike."""
 
 
 def head_transform(config: Any) -> Transform:
