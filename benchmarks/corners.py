@@ -124,8 +124,8 @@ def read_twice(engine: Reader, path: Path) -> tuple[list[Word], list[Word], tupl
         placed = place_words(reading, crop.shape[1]) if reading else None
         if not placed:
             continue
-        line = ink.Line(to_line, crop.shape[1], crop.shape[0], [word.centres for word in placed])
-        before += [Word(word.text, ink.column_box(line, word.centres), word.confidence) for word in placed]
+        line = ink.Line(to_line, crop.shape[1], crop.shape[0], [word.centers for word in placed])
+        before += [Word(word.text, ink.column_box(line, word.centers), word.confidence) for word in placed]
         boxes = ink.word_boxes(gray, line)
         after += [Word(word.text, box, word.confidence) for word, box in zip(placed, boxes, strict=True)]
     return before, after, page.size

@@ -274,6 +274,40 @@ def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     assert predict.failures(plan.run, ["docvqa"], 0.0) == []
 
 
+def test_answers_with_unusual_line_separators_survive_a_retry(data_folder, tmp_path):
+    texts = iter(["one\u2028line", "a\x85b\x0bc", None])
+
+    def answers(prompts, images, max_new_tokens):
+        return [predict.Answer(text, "" if text else "broken: now") for text in [next(texts) for _ in prompts]]
+
+    plan = plan_of(tmp_path / "run", ["docvqa"], data_folder)
+    predict.predict(plan, SETTINGS, [lambda: answers])
+    again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
+    predict.predict(again, SETTINGS, [make_echo])
+    assert {line.text for line in lines_of(plan.run, "docvqa")} == {"one\u2028line", "a\x85b\x0bc", "256x256"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tag", "epoch"], "found --tag epoch, expected KEY=VALUE"),
+        (["--served-name", "m"], "without --endpoint"),
+        (["--api-key-env", "KEY"], "without --endpoint"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_in_a_line(data_folder, tmp_path, capsys, options, said):
+    known = ["--model", "m", "--benchmarks", "docvqa", "--data", str(data_folder), "--out", str(tmp_path / "run")]
+    assert command.main(["predict", *known, "--devices", "cpu", *options]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--batch-size=0", "--limit=-1", "--max-new-tokens=0", "--max-failed=5"])
+def test_numbers_out_of_range_are_refused(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["predict", "--model", "m", "--benchmarks", "docvqa", "--out", str(tmp_path / "run"), option])
+    assert caught.value.code == 2 and "expected" in capsys.readouterr().err
+
+
 def broken(prompts, images, max_new_tokens):
     return [predict.Answer(None, "broken: now") for _ in prompts]
 

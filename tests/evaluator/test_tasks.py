@@ -113,6 +113,13 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, line, said):
     assert said in str(caught.value)
 
 
+def test_a_question_with_an_unusual_line_separator_is_one_line(tmp_path):
+    file = tmp_path / "own.jsonl"
+    line = {"question": "one\u2028question", "image": "a.png", "references": "x"}
+    file.write_text(json.dumps(line, ensure_ascii=False) + "\n")
+    assert [sample.question for sample in samples(file, tmp_path)] == ["one\u2028question"]
+
+
 def test_equal_ids_a_missing_file_and_a_benchmarks_name_are_refused(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text(2 * '{"id": 1, "question": "q", "image": "a.png", "references": 3}\n')

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support import SAMPLES, read_all, rejects, run_files
 
-from dvsft.labeler.config import Draw, Source
+from dvsft.labeler.config import Sample, Source
 from dvsft.labeler.page import Page, Reject, SourceError
 from dvsft.labeler.sources.read import read_source
-from dvsft.labeler.sources.sample import draw_words
+from dvsft.labeler.sources.sample import sample_words
 
 CONFIGS = Path(__file__).parents[2] / "pipelines" / "configs"
 CORPUS = ["the cat sat on the mat", "the dog", "a\ncat  and the extraordinary hippopotamus"]
@@ -20,7 +20,7 @@ CORPUS = ["the cat sat on the mat", "the dog", "a\ncat  and the extraordinary hi
 def test_words_are_as_frequent_as_in_the_corpus():
     """By the chi-square statistic of 9 degrees of freedom, which is below 27.9 in 999 of 1,000 draws."""
     drawn = Counter(
-        " ".join(draw_words(CORPUS, Draw(of="words", samples=3000, min_characters=20, max_characters=100))).split()
+        " ".join(sample_words(CORPUS, Sample(of="words", samples=3000, min_characters=20, max_characters=100))).split()
     )
     corpus = Counter(" ".join(CORPUS).split())
     assert drawn.keys() == corpus.keys() and len(corpus) == 10
@@ -32,25 +32,28 @@ def test_words_are_as_frequent_as_in_the_corpus():
 
 def test_drawn_texts_keep_to_the_limits_and_fill_them():
     lengths = [
-        len(text) for text in draw_words(CORPUS, Draw(of="words", samples=2000, min_characters=20, max_characters=60))
+        len(text)
+        for text in sample_words(CORPUS, Sample(of="words", samples=2000, min_characters=20, max_characters=60))
     ]
     assert len(lengths) == 2000
     assert 20 <= min(lengths) < 25 and 55 < max(lengths) <= 60
 
 
 def test_the_seed_alone_decides_what_is_drawn():
-    first = list(draw_words(CORPUS, Draw(of="words", samples=20)))
-    assert list(draw_words(reversed(CORPUS), Draw(of="words", samples=20))) == first
-    assert list(draw_words(CORPUS, Draw(of="words", samples=25)))[:20] == first
-    assert not set(draw_words(CORPUS, Draw(of="words", samples=20, seed=1))) & set(first)
+    first = list(sample_words(CORPUS, Sample(of="words", samples=20)))
+    assert list(sample_words(reversed(CORPUS), Sample(of="words", samples=20))) == first
+    assert list(sample_words(CORPUS, Sample(of="words", samples=25)))[:20] == first
+    assert not set(sample_words(CORPUS, Sample(of="words", samples=20, seed=1))) & set(first)
     assert len(set(first)) == 20
 
 
 def test_a_word_that_never_fits_is_not_drawn():
-    texts = list(draw_words([*CORPUS, "x" * 41], Draw(of="words", samples=200, min_characters=20, max_characters=60)))
+    texts = list(
+        sample_words([*CORPUS, "x" * 41], Sample(of="words", samples=200, min_characters=20, max_characters=60))
+    )
     assert not any("x" * 41 in text for text in texts)
     with pytest.raises(SourceError, match="no word of at most 40 characters"):
-        list(draw_words(["x" * 41], Draw(of="words", samples=1, min_characters=20, max_characters=60)))
+        list(sample_words(["x" * 41], Sample(of="words", samples=1, min_characters=20, max_characters=60)))
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def documents(tmp_path):
 
 
 def read(path, **draw):
-    items = list(read_source(Source(kind="documents", path=str(path), split="test", name="drawn", draw=Draw(**draw))))
+    items = list(read_source(Source(kind="documents", path=str(path), split="test", name="drawn", draw=Sample(**draw))))
     return [item for item in items if isinstance(item, Page)], [item for item in items if isinstance(item, Reject)]
 
 
@@ -111,7 +114,7 @@ def test_a_drawn_sample_is_labelled_and_no_other_runner_changes_it(documents, wr
     assert run_files(tmp_path / "one") == run_files(tmp_path / "two")
     found = read_all(tmp_path / "one")
     assert [row["id"] for row in found] == [f"noncontextual/test/{n:05d}" for n in range(6)]
-    texts = list(draw_words([line["document"] for line in lines_of(documents)], Draw(of="words", samples=6)))
+    texts = list(sample_words([line["document"] for line in lines_of(documents)], Sample(of="words", samples=6)))
     assert [" ".join(word["text"] for word in row["words"]) for row in found] == texts
     config.write_text(config.read_text().replace('"words"', '"documents"').replace("noncontextual", "contextual"))
     assert label(config, tmp_path / "three") == 0

@@ -38,8 +38,8 @@ def test_a_line_is_split_at_its_spaces_and_nowhere_else():
 def test_each_word_keeps_the_columns_and_scores_of_its_own_characters():
     line = reading("ab cd", confidences=[0.2, 0.4, 0.6, 1.0])
     first, second = place_words(line, 100)
-    assert first.centres == pytest.approx([10, 30])
-    assert second.centres == pytest.approx([70, 90])
+    assert first.centers == pytest.approx([10, 30])
+    assert second.centers == pytest.approx([70, 90])
     assert (first.confidence, second.confidence) == pytest.approx((0.3, 0.8))
 
 
@@ -204,6 +204,7 @@ def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
             raise RuntimeError("seen enough")
 
     monkeypatch.setattr("rapidocr.RapidOCR", Recorder)
+    make_engine.cache_clear()
     for device in ("cpu", "gpu", "gpu:3"):
         with pytest.raises(EngineError):
             make_engine(Ocr(device=device))

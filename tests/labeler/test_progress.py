@@ -47,6 +47,22 @@ def test_removing_what_workers_left_survives_a_rename(renamed_under_way, monkeyp
     files.remove_temporary(str(renamed_under_way), before=0)
 
 
+def test_what_workers_left_goes_where_the_shard_is_whole_or_nobody_is_at_work_on_it(tmp_path):
+    half = f".tmp-{'0' * 32}"
+    left = [
+        "a.parquet",
+        "a.parquet.part-00002",
+        "a.parquet.attempt",
+        f"a.parquet.part-00007{half}",
+        "b.parquet.attempt",
+    ]
+    for name in [*left, f"b.parquet.part-00000{half}", "scan.part-1.png"]:
+        (tmp_path / name).write_bytes(b"")
+    os.utime(tmp_path / "b.parquet.attempt", (1000, 1000))
+    files.remove_temporary(str(tmp_path), before=2000)
+    assert sorted(files.sizes(str(tmp_path))) == ["a.parquet", f"b.parquet.part-00000{half}", "scan.part-1.png"]
+
+
 def test_a_look_that_fails_does_not_end_the_watch(tmp_path, monkeypatch):
     looks = threading.Semaphore(0)
 
@@ -98,4 +114,4 @@ def test_a_clusters_page_shows_pages_labels_milliseconds_and_rejects_by_reason(w
     }
     (milliseconds,) = shown["distributions"]
     assert milliseconds.key.metric.name == "milliseconds_per_page" and milliseconds.committed.count == 3
-    assert milliseconds.committed.max > milliseconds.committed.min >= 0
+    assert milliseconds.committed.max > 10 > milliseconds.committed.min, "OCR takes its time, an empty file takes none"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvsft.labeler.labels.render import FONTS, GAP, contrast, draw_colours, render_page, undrawn_answer
+from dvsft.labeler.labels.render import FONTS, GAP, contrast, pick_colors, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec
@@ -22,7 +22,7 @@ def render(text=TEXT, name="p", spec=SPEC, seed=0):
 
 
 def ink_of(rendered) -> np.ndarray:
-    """(H, W) bool: pixels nearer to the text's colour than to the ground's."""
+    """(H, W) bool: pixels nearer to the text's color than to the ground's."""
     page = Image.open(io.BytesIO(rendered.png))
     return np.asarray(page) > 127
 
@@ -86,9 +86,9 @@ def test_pages_vary_in_font_size_polarity_and_shape():
     assert len({page.words[1].box[2] - page.words[1].box[0] for page in pages}) > len(FONTS)
 
 
-def test_all_colours_can_be_read():
+def test_all_colors_can_be_read():
     draw = random.Random(3)
-    pairs = [draw_colours(draw) for _ in range(500)]
+    pairs = [pick_colors(draw) for _ in range(500)]
     assert min(contrast(text, ground) for text, ground in pairs) >= 4.5
     assert 150 < sum(sum(text) < sum(ground) for text, ground in pairs) < 350
 

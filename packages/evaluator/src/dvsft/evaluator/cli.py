@@ -52,17 +52,17 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--benchmarks", help=f"by comma: {', '.join(benchmarks.BENCHMARKS)}")
     add_data(verb)
     add_task(verb)
-    verb.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder; an unfinished one goes on")
-    verb.add_argument("--batch-size", type=int, default=8)
-    verb.add_argument("--limit", type=int, default=0, help="only the first samples of each benchmark")
+    verb.add_argument("--out", required=True, type=Path, metavar="RUN", help="run folder, new or to continue")
+    verb.add_argument("--batch-size", type=positive, default=8)
+    verb.add_argument("--limit", type=not_negative, default=0, help="only the first samples of each benchmark")
     add_errors(verb)
-    verb.add_argument("--devices", help="by comma, a process each; default: every GPU, else cpu")
+    verb.add_argument("--devices", help="by comma, one process per device; default: every GPU, else cpu")
     add_patches(verb)
-    verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="for plots, as epoch=0.2")
+    verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="for plots, such as epoch=0.2")
 
 
 def add_endpoint(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, as http://host:8000/v1")
+    verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://host:8000/v1")
     verb.add_argument("--served-name", metavar="NAME", help="the model to ask there; default: what --model says")
     verb.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's API key")
 
@@ -72,7 +72,7 @@ def add_task(verb: argparse.ArgumentParser) -> None:
     own.add_argument("--task", type=Path, metavar="FILE.jsonl", help=f"lines of {tasks.LINE}".replace("%", "%%"))
     own.add_argument("--scorer", choices=sorted(benchmarks.METRICS), help="how to score them")
     own.add_argument("--instruction", default=TEST_INSTRUCTION, help="what follows each of them; default: %(default)s")
-    own.add_argument("--max-new-tokens", type=int, default=128, help="length of an answer; default %(default)s")
+    own.add_argument("--max-new-tokens", type=positive, default=128, help="length of an answer; default %(default)s")
 
 
 def task_of(options: argparse.Namespace) -> tasks.Task | None:
@@ -93,6 +93,16 @@ def add_errors(verb: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"exit with code {TOO_MANY_FAILED} if more of a benchmark's answers are errors; default 0.05",
     )
+
+
+def positive(text: str, least: int = 1) -> int:
+    value = int(text)
+    if value < least:
+        raise argparse.ArgumentTypeError(f"found {text}, expected {least} or more")
+    return value
+
+
+not_negative = partial(positive, least=0)
 
 
 def share(text: str) -> float:
@@ -119,9 +129,8 @@ def add_patches(verb: argparse.ArgumentParser) -> None:
 
 
 def data_places(values: Sequence[str]) -> dict[str, str]:
-    """--data values -> {"": folder of all, BENCHMARK: its own place}; folders absolute, for a later
-    report.
-    """
+    """--data values -> {"": folder of all, BENCHMARK: its own place}. Folders become absolute, so that a report finds
+    them later."""
     places = {}
     for value in values:
         name, separator, place = value.partition("=")
@@ -133,7 +142,7 @@ def data_places(values: Sequence[str]) -> dict[str, str]:
 
 def run_predict(options: argparse.Namespace) -> int:
     """Returns 0, or TOO_MANY_FAILED when more answers than --max-failed are errors."""
-    patches = (options.min_patches, options.max_patches)
+    patches, tags = (options.min_patches, options.max_patches), dict(map(tag_of, options.tag))
     if not options.benchmarks and not options.task:
         raise DvsftError("found nothing to predict, expected --benchmarks NAMES or --task FILE.jsonl --scorer NAME")
     names = tuple(benchmarks.get(name).name for name in (options.benchmarks or "").split(",") if name)
@@ -148,7 +157,6 @@ def run_predict(options: argparse.Namespace) -> int:
     )
     plan.samples  # noqa: B018  data that is missing is named before a model is loaded or a server asked
     served, makers = answerers(options, patches)
-    tags = dict(tag.split("=", 1) for tag in options.tag)
     settings = predict.run_settings(options.model, options.endpoint, patches, tags, served)
     predict.predict(plan, settings, makers)
     failed = predict.failures(options.out, plan.benchmarks, options.max_failed)
@@ -161,13 +169,20 @@ def run_predict(options: argparse.Namespace) -> int:
     return TOO_MANY_FAILED if failed else 0
 
 
+def tag_of(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise DvsftError(f"found --tag {text}, expected KEY=VALUE, such as epoch=0.2")
+    return key, value
+
+
 Makers = list[Callable[[], predict.Answerer]]
 
 
 def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Mapping[str, Any] | None, Makers]:
-    """What an endpoint says of its model, and a maker of an answerer for each process. torch is imported only
-    where a local model is used.
-    """
+    """What an endpoint says about its model, and a maker of an answerer per process. Only a local model needs torch."""
+    if not options.endpoint and (options.served_name or options.api_key_env):
+        raise DvsftError("found --served-name or --api-key-env without --endpoint; give --endpoint URL")
     if options.endpoint:
         from dvsft.evaluator import endpoint
 
@@ -181,7 +196,7 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
 
 
 def grid_of(model: str, patches: tuple[int, int]) -> GridSpec | None:
-    """The grid to resize images to before they are sent; None where there is no folder to tell it."""
+    """The grid that images are resized to before they are sent; None if `model` is not a folder that tells it."""
     if not Path(model).is_dir():
         return None
     area = GridSpec.from_folder(model).side ** 2
@@ -221,7 +236,7 @@ def run_score(options: argparse.Namespace) -> None:
 
 
 def differences(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """The items on which --scorer-set and --diff disagree, by benchmark."""
+    """The predictions that --scorer-set and --diff score differently, by benchmark."""
     files, settings = {options.benchmark: [options.predictions]}, {}
     if options.run:
         names, settings = predictions.benchmarks_of(options.run), predictions.settings(options.run)
@@ -238,7 +253,7 @@ def add_report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; the first is compared against")
     verb.add_argument("--out", required=True, type=Path, metavar="DIR")
     add_data(verb)
-    verb.add_argument("--samples", type=int, default=40, help="samples of each benchmark in the browser")
+    verb.add_argument("--samples", type=int, default=40, help="samples per benchmark in the browser")
     verb.add_argument("--scorer-set", choices=SCORER_SETS, default="official")
 
 

@@ -24,20 +24,19 @@ REFUSES_ALL = (401, 403, 404)  # a wrong key, a wrong address or model: no other
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Asks a server, a batch at once. With a grid, images are resized here as the model's processor would, so
-    that the pixel limits hold whatever the server's are. served: what the server says of the model that is asked:
-    its id and, where it tells, the folder it was read from and the model it adapts (root, parent).
-    """
+    """A model on a server, asked a batch at a time."""
 
     url: str
     served: Mapping[str, Any]
+    """What the server says about the model: id and, if it tells, root (its folder) and parent (the model it adapts)."""
     grid: GridSpec | None = None
+    """Images are resized to it here, as the model's processor would, so that the server's limits do not matter."""
     key: str = field(default="", repr=False)
     timeout: float = 300.0
 
     def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
-        """Answers in order. A refused request is that sample's error; a server that is gone or refuses everything
-        ends the run.
+        """Answers in order. A refused request becomes that sample's error; a server that is gone or refuses everything
+        raises PredictError.
         """
         with ThreadPoolExecutor(len(prompts)) as pool:
             jobs = [
@@ -68,8 +67,8 @@ class Endpoint:
 
 
 def connect(url: str, name: str, grid: GridSpec | None = None, key: str = "") -> Endpoint:
-    """The model called `name` at an endpoint. key: sent as a bearer token, kept nowhere. Raises PredictError if
-    nothing answers there or the model is not among those served.
+    """The model called `name` on a server. key: sent as a bearer token, not stored. Raises PredictError if nothing
+    answers or the server has no such model.
     """
     url = url.rstrip("/")
     try:
@@ -84,9 +83,9 @@ def connect(url: str, name: str, grid: GridSpec | None = None, key: str = "") ->
 
 
 def request(url: str, body: Any, timeout: float, key: str = "") -> Any:
-    """JSON over HTTP, tried again while the server is busy or away.
+    """JSON over HTTP, repeated while the server is busy or away.
 
-    Raises HTTPError for a request it refuses, PredictError when it stays away or would refuse every request.
+    Raises HTTPError if it refuses this request, PredictError if it stays away or would refuse every request.
     """
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -121,9 +120,7 @@ def cure(code: int) -> str:
 
 
 def fit(image: Image.Image, grid: GridSpec | None) -> Image.Image:
-    """The image as the encoder is to see it: sides that are multiples of the patch, area within the
-    limits.
-    """
+    """The image at the size that the encoder sees: sides are multiples of the patch, the area is within the limits."""
     return image if grid is None else image.resize(grid.fit(*image.size).resized, Image.Resampling.BICUBIC)
 
 

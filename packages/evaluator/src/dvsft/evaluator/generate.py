@@ -1,5 +1,5 @@
-"""A local Hugging Face image-text model that answers prompts about images. The only module of
-`predict` with torch.
+"""A local Hugging Face image-text model that answers prompts about images. The only part of `predict` that imports
+torch.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ class LocalModel:
     grid: GridSpec
 
     def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
-        """Greedy answers, one for each prompt and RGB image. Out of memory: again in halves, down
-        to one sample.
-        """
+        """Greedy answers, one per prompt and RGB image. A batch that runs out of memory is halved, down to one
+        sample."""
         try:
             return [Answer(text) for text in generate(self, prompts, images, max_new_tokens)]
         except torch.OutOfMemoryError as error:
@@ -48,7 +47,7 @@ def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -
     patches: fewest and most patches of an image; set on the processor and checked on a probe image.
     """
     if not Path(folder).is_dir():
-        raise PredictError(f"{folder} is no folder; fetch a model with: hf download NAME --local-dir {folder}")
+        raise PredictError(f"{folder} is not a folder; fetch a model with: hf download NAME --local-dir {folder}")
     processor = AutoProcessor.from_pretrained(folder)
     grid = limit_patches(processor, patches)
     processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
@@ -62,16 +61,14 @@ def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -
 
 
 def limit_patches(processor: Any, patches: tuple[int, int]) -> GridSpec:
-    """The processor's own patch grid with the pixel limits that `patches` come to."""
+    """The processor's patch grid, with pixel limits that equal `patches` (fewest, most)."""
     config = processor.image_processor.to_dict()
     area = GridSpec.from_preprocessor_config(config).side ** 2
     return GridSpec.from_preprocessor_config(config, patches[0] * area, patches[1] * area)
 
 
 def check_limits(processor: Any, grid: GridSpec) -> None:
-    """Raise PredictError if the processor cuts a large probe image otherwise than the grid: limits
-    ignored.
-    """
+    """Raise PredictError if the processor ignores the limits: it cuts a large probe image differently than the grid."""
     probe = Image.new("RGB", (2200, 1700))
     found = processor.image_processor(images=[probe], return_tensors="pt")["image_grid_thw"][0].tolist()
     expected = grid.fit(*probe.size)
@@ -83,7 +80,7 @@ def check_limits(processor: Any, grid: GridSpec) -> None:
 
 
 def greedy(model: Any, processor: Any) -> GenerationConfig:
-    """Greedy decoding and nothing of what the checkpoint says about sampling or penalties."""
+    """Greedy decoding, without the sampling and penalties that the checkpoint asks for."""
     stop = model.generation_config.eos_token_id
     return GenerationConfig(
         do_sample=False,

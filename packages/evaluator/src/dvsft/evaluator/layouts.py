@@ -1,5 +1,5 @@
-"""What the readers of benchmarks share: files of a folder, images read when asked for, label shards. Nothing is decoded
-here, nothing downloaded.
+"""What the readers of benchmarks share: files in a folder, images that are read later, label shards. Nothing is decoded
+or downloaded here.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ def first_of(root: Path, *names: str) -> Path:
 
 
 def image_reader(folder: Path, name: str) -> Callable[[], bytes]:
-    """Reads folder/name; a name that climbs out of the folder is refused, since names come from
-    data files.
-    """
+    """Reads folder/name. Names come from data files, so one that leads out of the folder raises DataError."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"image name {name!r} leaves {folder}")
     return partial(Path.read_bytes, folder / name)
@@ -40,14 +38,14 @@ def image_reader(folder: Path, name: str) -> Callable[[], bytes]:
 
 def read_json(path: Path) -> Any:
     """A JSON file, or the lines of a .jsonl file as a list; of {"data": [...]} the list."""
-    text = path.read_text(encoding="utf-8")
-    content = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    with path.open(encoding="utf-8") as file:
+        content = [json.loads(line) for line in file if line.strip()] if path.suffix == ".jsonl" else json.load(file)
     return content["data"] if isinstance(content, dict) and "data" in content else content
 
 
 class Numbers:
-    """Ends an id with how often its beginning was seen before: the same ids from a folder and from the hub, as long
-    as both keep the publisher's order within a group or an image."""
+    """Completes an id with the number of earlier samples whose id starts the same way. Folder and hub give the same
+    ids as long as both keep the publisher's order within a group or an image."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()

@@ -78,10 +78,10 @@ class Plan:
 
 
 def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[], Answerer]]) -> None:
-    """Predict what is missing in plan.run, a process for each maker of an answerer (one: in this process).
+    """Predict what is missing in plan.run, with one process per maker of an answerer (a single one: in this process).
 
-    settings: what made the predictions, for run.json; a run begun with other settings is refused. Raises
-    RunError, DataError, PredictError.
+    settings: what makes the predictions, for run.json. Raises RunError for a run that has other settings, DataError,
+    PredictError.
     """
     begin(plan, settings)
     for path in (path for name in plan.benchmarks for path in predictions.files_of(plan.run, name)):
@@ -97,7 +97,7 @@ def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[
 
 
 def submit(plan: Plan, benchmark: Benchmark) -> None:
-    """The file for a test set's server; none where only some of its questions were asked."""
+    """Write the file for a test set's server, unless only some of its questions were asked."""
     if benchmark.submit and plan.limit:
         print(f"{benchmark.name}: no submission is written, because --limit leaves questions out", file=sys.stderr)
     elif benchmark.submit:
@@ -117,7 +117,7 @@ def failures(run: Path, names: Iterable[str], allowed: float) -> list[str]:
 
 
 def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
-    """Write run.json, or check that the run it describes is this one."""
+    """Write run.json, or check that it describes this run."""
     counts = {name: len(members) for name, members in plan.samples.items()}
     content = {**settings, "limit": plan.limit, "data": plan.places, "samples": counts}
     content["tasks"] = {plan.task.name: plan.task.record()} if plan.task else {}
@@ -136,8 +136,8 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
         ]
         if differing:
             raise RunError(
-                f"{plan.run} was begun with other settings: {'; '.join(differing)}. "
-                "Give another --out, or the settings it was begun with"
+                f"{plan.run} was started with other settings: {'; '.join(differing)}. "
+                "Name another folder with --out, or give the settings of the first call"
             )
         content = before | {
             "data": before["data"] | content["data"],
@@ -148,7 +148,7 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
 
 
 def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> None:
-    """`work` in one new process for each maker; raises RunError if any of them fails."""
+    """`work` in a new process per maker. Raises RunError if one of them fails."""
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in forked processes
     workers = [
         context.Process(target=work, args=(plan, maker, rank, len(makers), os.getpid()))
@@ -160,13 +160,12 @@ def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> N
         worker.join()
     failed = [rank for rank, worker in enumerate(workers) if worker.exitcode]
     if failed:
-        raise RunError(f"process {failed} of {len(workers)} failed; run the same command again to go on")
+        raise RunError(f"process {failed} of {len(workers)} failed; run the same command again to continue")
 
 
 def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: int, parent: int | None = None) -> None:
-    """Predict every world-th sample from rank on that has no line yet. Ends when the parent process
-    is gone.
-    """
+    """Predict those of samples rank, rank + world, rank + 2 world ... that have no line yet. Stops when the parent
+    process is gone."""
     answerer = make_answerer()
     for name, benchmark in plan.benchmarks.items():
         done = {found.id for found in predictions.read(predictions.files_of(plan.run, name))[0]}
@@ -188,7 +187,7 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
 
 
 def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) -> list[Prediction]:
-    """A prediction for each sample; one whose image cannot be used gets its error and is not asked."""
+    """One prediction per sample. A sample whose image cannot be used is not asked; its prediction has the error."""
     start = time.perf_counter()
     prepared = [prepare(benchmark, sample) for sample in samples]
     asked = [(blank.prompt, image) for blank, image in prepared if image]
@@ -205,7 +204,7 @@ def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) 
 
 
 def prepare(benchmark: Benchmark, sample: Sample) -> tuple[Prediction, Image.Image | None]:
-    """A sample's prediction, still without text, and its RGB image at the sample's scale."""
+    """A sample's prediction before the model answers, and its RGB image at the sample's scale, None if unusable."""
     blank = Prediction(
         id=sample.id,
         references=sample.references,
@@ -232,7 +231,7 @@ def rescale(image: Image.Image, scale: float) -> Image.Image:
 
 
 class Progress:
-    """Says on stderr, at most twice a second, how far a benchmark is and how long it will take."""
+    """Reports on stderr, at most twice a second, how many samples are done and how long the rest will take."""
 
     def __init__(self, name: str, total: int, world: int, quiet: bool):
         self.name, self.total, self.world, self.quiet = name, total, world, quiet

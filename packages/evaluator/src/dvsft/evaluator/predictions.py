@@ -1,8 +1,7 @@
-"""The files between the verbs: a run folder with run.json and one JSONL line for each prediction.
+"""The files between the verbs: a run folder with run.json and one JSONL line per prediction.
 
-RUN/run.json                        what made the predictions (see `predict.run_settings`), and how many samples each
-                                    benchmark has
-RUN/predictions/BENCHMARK.R.jsonl   the lines of process R (see `records.Prediction`)
+RUN/run.json                        what made the predictions (see `predict.run_settings`), samples per benchmark
+RUN/predictions/BENCHMARK.R.jsonl   the lines that process R wrote (see `records.Prediction`)
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all: written beside its place, then renamed."""
+    """Write the file whole or not at all: under another name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -46,7 +45,7 @@ def path_of(run: Path, benchmark: str, rank: int = 0) -> Path:
 
 
 def files_of(run: Path, benchmark: str) -> list[Path]:
-    """The files of a benchmark, of all processes that ever worked on it."""
+    """The files of a benchmark, one per process that ever worked on it."""
     return sorted((run / "predictions").glob(f"{benchmark}.[0-9]*.jsonl"))
 
 
@@ -56,7 +55,7 @@ def benchmarks_of(run: Path) -> list[str]:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off what stands after the last newline: a process was killed while it wrote."""
+    """Cut off an unfinished last line, which a killed process leaves behind."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -66,8 +65,9 @@ def drop_torn_line(path: Path) -> None:
 
 
 def drop_failed(path: Path) -> None:
-    """Take the lines without a prediction out of a file, so that they are asked again."""
-    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    """Remove the lines without an answer from a file, so that these samples are asked again."""
+    with path.open(encoding="utf-8") as file:  # splitlines() would also split at U+2028 inside an answer
+        texts = list(file)
     kept = [text for text in texts if (found := parse(text)[0]) and found.text is not None]
     if len(kept) < len(texts):
         part = path.with_name(path.name + ".part")
@@ -82,7 +82,7 @@ def append(file: IO[str], predictions: Sequence[Prediction]) -> None:
 
 
 def read(paths: Iterable[Path]) -> tuple[list[Prediction], Counter[str]]:
-    """(the predictions, how many lines hold none by reason). The first line of an id counts."""
+    """(the predictions, the number of other lines by reason). The first line of an id counts."""
     kept: dict[str, Prediction] = {}
     skipped: Counter[str] = Counter()
     for text in _text_lines(paths):

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, pairing, paper, predictions
-from dvsft.evaluator.compare import Cell, Difference, Run
+from dvsft.evaluator.compare import Cell, Run
 
 METHOD = (
     "Each question is paired with itself. 95% t intervals by the cluster jackknife over images, stratified by the "
@@ -53,7 +53,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "rows": {run.name: cells(compare.run_row(run, differences)) for run in runs},
         "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
         "paper_official": paper.OFFICIAL,
-        "notes": [*paper.NOTES, *incomplete(runs), *not_compared(differences)],
+        "notes": [*paper.NOTES, *incomplete(runs), *not_compared(runs)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
         "scores": {run.name: run.scores for run in runs},
         "differences": {
@@ -89,14 +89,11 @@ def incomplete(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def not_compared(differences: Mapping[str, Mapping[str, Difference]]) -> list[str]:
-    """A sentence for every difference that leaves samples out."""
-    return [
-        f"{run}, {name}: {found.not_compared}."
-        for name, members in differences.items()
-        for run, found in members.items()
-        if found.not_compared
-    ]
+def not_compared(runs: Sequence[Run]) -> list[str]:
+    """A sentence for every benchmark of a run of which samples are left out when it is compared with the first run."""
+    pairs = [(run, name) for run in runs[1:] for name in run.items if name in runs[0].items]
+    notes = {(run.name, name): pairing.pair(runs[0].items[name], run.items[name]).note() for run, name in pairs}
+    return [f"{run}, {name}: {note}." for (run, name), note in notes.items() if note]
 
 
 def svg_url(svg: str) -> str:

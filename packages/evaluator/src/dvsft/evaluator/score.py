@@ -1,7 +1,7 @@
-"""Predictions -> scores. Pure and offline: nothing but the lines is looked at.
+"""Predictions -> scores. Pure and offline: it reads nothing but the lines.
 
-A prediction that failed (its line has `error`) counts as wrong, since benchmarks have fixed denominators; how
-many there are and why is part of the result.
+A failed prediction (its line has `error`) counts as wrong, because benchmarks have fixed denominators. The result
+counts them by reason.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ def judge_one(benchmark: Benchmark, prediction: Prediction, scorer_set: str = "o
 
 @dataclass(frozen=True)
 class Judged:
-    """One benchmark of a run folder: its scores by id, and how many lines hold none, by reason. missing: samples
-    without a line."""
+    """One benchmark of a run folder."""
 
     benchmark: Benchmark
     scores: dict[str, Score]
+    """By id."""
     skipped: Counter[str]
+    """Lines without a score, by reason."""
     missing: int
+    """Samples without a line."""
     scorer_set: str = "official"
 
     @cached_property
@@ -78,9 +80,10 @@ def read(paths: Sequence[Path]) -> tuple[list[Prediction], Counter[str]]:
 
 
 def weights(benchmark: Benchmark, scores: Sequence[Score]) -> np.ndarray:
-    """(n,) weights that sum to 1: what each item counts in the benchmark's one figure.
+    """(n,) weights of the scores in the benchmark's one figure; they sum to 1.
 
-    Equal, or with `headline` groups: those groups' means count equally and other groups nothing.
+    All are equal, unless the benchmark has `headline` groups: then the means of these groups have equal weights, and
+    other groups have none.
     """
     sizes = Counter(score.group for score in scores)
     headline = [group for group in benchmark.headline if sizes[group]]
@@ -92,7 +95,7 @@ def weights(benchmark: Benchmark, scores: Sequence[Score]) -> np.ndarray:
 def summary(scores: Sequence[Score], metric: str, weight: np.ndarray | None = None) -> dict[str, float | int | None]:
     """n, images, score and its standard error, both in percent.
 
-    With weights (n,) items that weigh nothing are left out, and groups are strata of the standard error.
+    With weights (n,), scores of weight 0 are left out, and groups are strata of the standard error.
     """
     if weight is not None:
         scores = [score for score, w in zip(scores, weight, strict=True) if w]
@@ -115,7 +118,7 @@ def score(benchmark: Benchmark, predictions: Sequence[Prediction], scorer_set: s
 
 
 def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "official") -> dict[str, Any]:
-    """What a benchmark's scores come to, as JSON-able values, figures in percent.
+    """A benchmark's figures, as JSON-able values, in percent.
 
     `official` names the publisher's further figures among them.
     """

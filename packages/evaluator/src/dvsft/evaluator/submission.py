@@ -19,7 +19,7 @@ from dvsft.evaluator.predictions import RunError
 def write(run: Path, benchmark: str, official_ids: Sequence[str]) -> Path:
     """RUN/submission-BENCHMARK.json from the predictions; a failed prediction is an empty answer.
 
-    Raises RunError, and writes nothing, unless the answers are to exactly the official ids.
+    Raises RunError and writes nothing unless there is one answer per official id and no other.
     """
     found, _ = predictions.read(predictions.files_of(run, benchmark))
     answers = [{"questionId": int(prediction.id), "answer": prediction.text or ""} for prediction in found]

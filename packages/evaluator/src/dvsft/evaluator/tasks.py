@@ -65,9 +65,10 @@ class Task:
 def samples(file: Path, root: Path) -> Iterator[Sample]:
     """The samples of a task's file; images lie in `root` or below. Raises DataError with the number of a bad line."""
     try:
-        texts = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+        with file.open(encoding="utf-8") as lines:
+            texts = list(lines)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}") from error
     for number, text in enumerate(texts, 1):
         if text.strip():
             try:

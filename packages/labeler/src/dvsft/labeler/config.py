@@ -39,7 +39,7 @@ DEVICE = re.compile(r"cpu|gpu(:\d+)?")
 ConfigError = settings.SettingsError
 
 
-class Draw(Settings):
+class Sample(Settings):
     """A random sample of a `documents` source. Lengths are in characters, with one blank between words."""
 
     of: Literal["", "documents", "words"] = ""
@@ -55,7 +55,7 @@ class Draw(Settings):
     """Of the draw."""
 
     @model_validator(mode="after")
-    def _shortest_below_longest(self) -> Draw:
+    def _shortest_below_longest(self) -> Sample:
         if self.min_characters >= self.max_characters:
             found = f"{self.min_characters} and {self.max_characters}"
             raise ConfigError(f"min_characters and max_characters are {found}, expected 0 < min < max")
@@ -75,7 +75,7 @@ class Source(Settings):
     """What its folders and ids are called, by default the kind."""
     subset: str = ""
     """The configuration of a hub dataset."""
-    draw: Draw = Draw()
+    draw: Sample = Sample()
 
     @model_validator(mode="after")
     def _only_documents_are_drawn(self) -> Source:

@@ -139,11 +139,7 @@ def load_batches(
 
 
 def train_step(
-    engine: Any,
-    passes: Iterator[dict[str, Tensor] | DataError],
-    accumulation: int,
-    method: Method,
-    device: torch.device,
+    engine: Any, passes: Passes, accumulation: int, method: Method, device: torch.device
 ) -> dict[str, float]:
     """One optimizer step; returns its figures over all ranks, the same on each. Raises the DataError of any rank.
 

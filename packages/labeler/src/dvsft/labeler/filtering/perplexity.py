@@ -234,7 +234,7 @@ class PerplexityHandler(ModelHandler):
 
 
 class ScoreShards(beam.PTransform):
-    """Shard names -> the same names, once their perplexities are there. A shard that is there already costs a look."""
+    """Shard names -> the same names, once their perplexities are there. Shards that are there are skipped."""
 
     def __init__(self, run: FilterRun, settings: Filter):
         super().__init__()

@@ -4,8 +4,8 @@
 they are compared with thresholds, without the model. The folder of perplexities:
 
 run.json                    the model, the prompts and the number format; a fingerprint of the questions
-plan/, rejects/             as in a labelling run
-perplexities/SLUG/*.parquet one row a question
+plan/, rejects/             as in a labeling run
+perplexities/SLUG/*.parquet one row per question
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Text -> a picture drawn on the patch grid, word by word. arXiv 2605.26656, label-to-image construction.
 
 Every word starts on a patch boundary and lines keep to patch rows, so a word's bottom-right corner lies in the last
-patch it covers. One dark and one light colour, either way round. The picture is one that the model's resize leaves
+patch it covers. One dark and one light color, either way round. The picture is one that the model's resize leaves
 untouched. The paper gives no font, size or page width: these are ours, drawn by page id and seed.
 """
 
@@ -11,7 +11,7 @@ import io
 import math
 import random
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -25,7 +25,7 @@ from dvsft.labeler.page import Unusable
 from dvsft.labeler.word import Word
 from dvsft.patchlabels.grid import GridError, GridSpec
 
-GAP = 8  # px of ground after a word, so that neighbours never run together
+GAP = 8  # px of ground after a word, so that neighbors never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
 CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
 UNSHAPED = {"R", "AL", "AN"}  # bidirectional classes of scripts that cannot be drawn letter by letter
@@ -33,7 +33,7 @@ INVISIBLE: dict[int, None] = dict.fromkeys(  # soft hyphen, joiners, direction m
     map(ord, "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff")
 ) | dict.fromkeys([*range(0x2060, 0x2070), *range(0xFE00, 0xFE10)])
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ def render_page(
     counted. Raises Unusable if nothing is left to draw, or if the page would exceed the grid's max_pixels at the
     smallest size.
     """
-    draw = random.Random(f"{seed}:{page_id}")
-    first = draw.randrange(len(fonts))
+    rng = random.Random(f"{seed}:{page_id}")
+    first = rng.randrange(len(fonts))
     fonts = [*fonts[first:], *fonts[:first]]
-    size, aspect = draw.randint(font_sizes[0], font_sizes[1]), draw.uniform(*ASPECTS)
-    ink, ground = draw_colours(draw)
+    size, aspect = rng.randint(font_sizes[0], font_sizes[1]), rng.uniform(*ASPECTS)
+    ink, ground = pick_colors(rng)
     words = visible_words(text)
     _require_short(words, grid)
     drawable = [
@@ -77,19 +77,7 @@ def render_page(
     ]
     if not drawable:
         raise Unusable("render", "no_glyph", f"found {len(words)} words, none of which the fonts can draw")
-    while True:
-        tiles = [tile for word, font in drawable if (tile := _tile(font, size, grid.side, word))]
-        page = _lay_out([tile.coverage.shape[1] for tile in tiles], grid, aspect)
-        if page is not None:
-            break
-        size -= 1
-        if size < font_sizes[0]:
-            raise Unusable(
-                "render",
-                "text_too_long",
-                f"{len(words)} words do not fit in {grid.max_pixels} pixels; split the text",
-            )
-    places, rows, cols = page
+    tiles, (places, rows, cols) = _largest_that_fits(drawable, grid, range(size, font_sizes[0] - 1, -1), aspect)
     canvas = np.zeros((rows * grid.side, cols * grid.side), np.uint8)
     drawn = []
     for (word, _), tile, (row, col) in zip(drawable, tiles, places, strict=True):
@@ -103,6 +91,19 @@ def render_page(
         words=drawn,
         no_glyph=len(words) - len(drawable),
     )
+
+
+def _largest_that_fits(
+    words: Sequence[tuple[str, str]], grid: GridSpec, sizes: Iterable[int], aspect: float
+) -> tuple[list[Tile], tuple[list[tuple[int, int]], int, int]]:
+    """The tiles of (word, font) pairs, and `_lay_out` of them, at the first of `sizes` that fits. Raises Unusable."""
+    for size in sizes:
+        tiles = [tile for word, font in words if (tile := _tile(font, size, grid.side, word))]
+        page = _lay_out([tile.coverage.shape[1] for tile in tiles], grid, aspect)
+        if page is not None:
+            return tiles, page
+    message = f"{len(words)} words do not fit in {grid.max_pixels} pixels; split the text"
+    raise Unusable("render", "text_too_long", message)
 
 
 def visible_words(text: str) -> list[str]:
@@ -128,24 +129,24 @@ def _require_short(words: Sequence[str], grid: GridSpec) -> None:
         raise Unusable("render", "text_too_long", f"found a word of {longest} characters, a page holds {most} at most")
 
 
-def contrast(one: Colour, other: Colour) -> float:
-    """The WCAG 2.2 contrast ratio of two sRGB colours, 1 to 21."""
+def contrast(one: Color, other: Color) -> float:
+    """The WCAG 2.2 contrast ratio of two sRGB colors, 1 to 21."""
     dark, light = sorted((_luminance(one), _luminance(other)))
     return (light + 0.05) / (dark + 0.05)
 
 
-def _luminance(colour: Colour) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+def _luminance(color: Color) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def draw_colours(draw: random.Random) -> tuple[Colour, Colour]:
-    """(text, ground): a dark and a light colour, either way round, told apart well enough to read."""
+def pick_colors(rng: random.Random) -> tuple[Color, Color]:
+    """(text, ground): a dark and a light color, either way round, told apart well enough to read."""
     while True:
-        dark = (draw.randrange(112), draw.randrange(112), draw.randrange(112))
-        light = (draw.randrange(144, 256), draw.randrange(144, 256), draw.randrange(144, 256))
+        dark = (rng.randrange(112), rng.randrange(112), rng.randrange(112))
+        light = (rng.randrange(144, 256), rng.randrange(144, 256), rng.randrange(144, 256))
         if contrast(dark, light) >= CONTRAST:
-            return (dark, light) if draw.random() < 0.5 else (light, dark)
+            return (dark, light) if rng.random() < 0.5 else (light, dark)
 
 
 def _lay_out(widths: Sequence[int], grid: GridSpec, aspect: float) -> tuple[list[tuple[int, int]], int, int] | None:
@@ -184,7 +185,7 @@ def _is_kept(rows: int, cols: int, grid: GridSpec) -> bool:
     return (fitted.rows, fitted.cols) == (rows, cols)
 
 
-def _encode(canvas: np.ndarray, ink: Colour, ground: Colour) -> bytes:
+def _encode(canvas: np.ndarray, ink: Color, ground: Color) -> bytes:
     """(H, W) uint8 coverage as a PNG whose palette runs from the ground to the ink: a byte a pixel."""
     image = Image.fromarray(canvas)
     share = np.arange(256)[:, None] / 255

@@ -108,10 +108,10 @@ def cut_line(image: np.ndarray, quad: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @dataclass(frozen=True)
 class PlacedWord:
-    """A word of a line. centres: px along the line of its characters' centres, ascending."""
+    """A word of a line. centers: px along the line of its characters' centers, ascending."""
 
     text: str
-    centres: Sequence[float]
+    centers: Sequence[float]
     confidence: float
 
 
@@ -137,7 +137,7 @@ def place_words(reading: Reading, width: float) -> list[PlacedWord] | None:
         placed.append(
             PlacedWord(
                 text=word.translate(HALF_WIDTH),
-                centres=[centre for _, centre, _ in part],
+                centers=[center for _, center, _ in part],
                 confidence=float(np.mean([confidence for _, _, confidence in part])),
             )
         )
@@ -145,6 +145,6 @@ def place_words(reading: Reading, width: float) -> list[PlacedWord] | None:
 
 
 def _snap(gray: np.ndarray, to_line: np.ndarray, shape: tuple[int, ...], placed: list[PlacedWord]) -> list[Word]:
-    line = ink.Line(to_line, width=shape[1], height=shape[0], words=[word.centres for word in placed])
+    line = ink.Line(to_line, width=shape[1], height=shape[0], words=[word.centers for word in placed])
     boxes = ink.word_boxes(gray, line)
     return [Word(word.text, box, word.confidence) for word, box in zip(placed, boxes, strict=True)]

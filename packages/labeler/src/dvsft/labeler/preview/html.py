@@ -1,7 +1,7 @@
 """One self-contained HTML page on which a run can be looked at.
 
-Pages in true size with the patch grid, each labelled patch tinted, its word and token on hover, words without a label
-in the colour of the reason. OCR text is untrusted: it reaches the page only as JSON and is set as text, never as HTML.
+Pages in true size with the patch grid, each labeled patch tinted, its word and token on hover, words without a label
+in the color of the reason. OCR text is untrusted: it reaches the page only as JSON and is set as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WEBP_SIDE = 16383  # px, the most that WebP can hold
 
 
 def write_preview(out: str, pages: int) -> str:
-    """Write preview.html into a run folder with up to `pages` pages a source; returns its path."""
+    """Write preview.html into a run folder with up to `pages` pages per source; returns its path."""
     run = load(out)
     shown = [page for slug in run.planned for page in _pages(run, slug, pages)]
     template = (resources("dvsft.labeler.preview") / "preview.html").read_text()
-    found = stats.read(out) if files.exists(files.join(out, "stats.json")) else {}
+    counts = stats.read(out) if files.exists(files.join(out, "stats.json")) else {}
     document = (
         template.replace("__TITLE__", html.escape(out))
-        .replace("__FUNNEL__", html.escape(stats.funnel(found)))
+        .replace("__FUNNEL__", html.escape(stats.funnel(counts)))
         .replace("__REASONS__", _json(list(rows.DROP_REASONS)))
         .replace("__PAGES__", _json(shown))
     )
@@ -104,7 +104,7 @@ def _data_url(data: bytes) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", help="a run folder")
-    parser.add_argument("--pages", type=int, default=20, help="pages a source")
+    parser.add_argument("--pages", type=int, default=20, help="pages per source")
     options = parser.parse_args(arguments)
     FileSystems.set_options(PipelineOptions())
     print(write_preview(options.out, options.pages))

@@ -50,8 +50,8 @@ def _load_arguments(source: Source) -> dict[str, Any]:
         )
     if not path.exists():
         return {"path": source.path, "name": source.subset or None, "split": source.split}
-    found = [str(file) for file in sorted(path.rglob("*.parquet"))] if path.is_dir() else [str(path)]
-    fitting = found if len(found) == 1 and path.is_file() else of_split(found, source.split)
+    names = [str(file) for file in sorted(path.rglob("*.parquet"))] if path.is_dir() else [str(path)]
+    fitting = names if len(names) == 1 and path.is_file() else of_split(names, source.split)
     if not fitting:
-        raise SourceError(f"{source.path}: expected Parquet of split {source.split!r}, found {', '.join(found)}")
+        raise SourceError(f"{source.path}: expected Parquet of split {source.split!r}, found {', '.join(names)}")
     return {"path": "parquet", "data_files": fitting, "split": "train"}

@@ -13,7 +13,7 @@ from dvsft.labeler.config import Source, is_hub_layout
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.sources.layouts import LAYOUTS
 from dvsft.labeler.sources.record import Record, is_name
-from dvsft.labeler.sources.sample import drawn
+from dvsft.labeler.sources.sample import sampled
 
 
 def read_source(source: Source) -> Iterator[Page | Reject]:
@@ -21,7 +21,7 @@ def read_source(source: Source) -> Iterator[Page | Reject]:
     layout = import_module(f"dvsft.labeler.sources.{LAYOUTS[source.kind].module}")
     records = layout.hub_records if is_hub_layout(source) else layout.records
     pages = pages_of(source, records(source))
-    return drawn(source, pages) if source.draw.of else pages
+    return sampled(source, pages) if source.draw.of else pages
 
 
 def page_id(source: Source, name: str) -> str:

@@ -31,17 +31,17 @@ def records(source: Source) -> Iterator[Record]:
             yield {"name": f"record-{number}", "error": ("bad_record", message)}
             continue
         stem = PurePosixPath(name).stem
-        found = name if name in sizes else by_name.get(PurePosixPath(name).name)
+        file = name if name in sizes else by_name.get(PurePosixPath(name).name)
         question = {
             "question_id": record.get("questionId"),
             "question": record.get("question"),
             "answers": record.get("answers", []),
         }
-        if found is None:
+        if file is None:
             error = ("missing_image", f"{name} is not below {folder}")
             yield {"name": stem, "error": error, "question": question}
             continue
-        yield {"name": stem, "path": found, "size": sizes[found], "question": question}
+        yield {"name": stem, "path": file, "size": sizes[file], "question": question}
 
 
 def hub_records(source: Source) -> Iterator[Record]:

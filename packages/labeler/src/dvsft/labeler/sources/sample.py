@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from dvsft.labeler.config import Draw, Source
+from dvsft.labeler.config import Sample, Source
 from dvsft.labeler.page import Page, Reject, SourceError
 
 
-def drawn(source: Source, items: Iterable[Page | Reject]) -> Iterator[Page | Reject]:
+def sampled(source: Source, items: Iterable[Page | Reject]) -> Iterator[Page | Reject]:
     """The pages of a sample in place of a source's, whose rejects stay. Raises SourceError if they are too few."""
     pages = []
     for item in items:
@@ -25,13 +25,13 @@ def drawn(source: Source, items: Iterable[Page | Reject]) -> Iterator[Page | Rej
         else:
             yield item
     if source.draw.of == "documents":
-        yield from draw_documents(pages, source.draw)
+        yield from sample_documents(pages, source.draw)
     else:
-        for number, text in enumerate(draw_words([page.text or "" for page in pages], source.draw)):
+        for number, text in enumerate(sample_words([page.text or "" for page in pages], source.draw)):
             yield Page(id=f"{source.dataset}/{source.split}/{number:05d}", text=text)
 
 
-def draw_documents(pages: Sequence[Page], settings: Draw) -> Iterator[Page | Reject]:
+def sample_documents(pages: Sequence[Page], settings: Sample) -> Iterator[Page | Reject]:
     """`samples` pages that are as long as asked, each as likely as the next; the others are rejects of stage
     `select`. Whole documents, because a cut one would end in the middle of its context (ours)."""
     fitting = []
@@ -52,11 +52,11 @@ def draw_documents(pages: Sequence[Page], settings: Draw) -> Iterator[Page | Rej
         yield page if page.id in chosen else Reject(page.id, "select", "not_drawn", "another sample was drawn")
 
 
-def draw_words(texts: Iterable[str], settings: Draw) -> Iterator[str]:
+def sample_words(texts: Iterable[str], settings: Sample) -> Iterator[str]:
     """`samples` texts of words drawn one by one, each as likely as it is frequent in `texts`, blanks between them.
 
     A text ends with the word that takes it to a length drawn evenly from the limits; one that is then too long is
-    drawn anew. No word is left out for not fitting, which would favour short ones. Words longer than the limits are
+    drawn anew. No word is left out for not fitting, which would favor short ones. Words longer than the limits are
     apart are not drawn, so that some text always fits. Raises SourceError if there is no word.
     """
     counts = Counter(word for text in texts for word in text.split())
@@ -69,7 +69,7 @@ def draw_words(texts: Iterable[str], settings: Draw) -> Iterator[str]:
         yield _text_of_words(words, cumulative, settings, random.Random(f"{settings.seed}/{number}"))
 
 
-def _text_of_words(words: Sequence[str], cumulative: Sequence[int], settings: Draw, rng: random.Random) -> str:
+def _text_of_words(words: Sequence[str], cumulative: Sequence[int], settings: Sample, rng: random.Random) -> str:
     while True:
         text, wanted = "", rng.uniform(settings.min_characters, settings.max_characters)
         while len(text) < wanted:
