@@ -71,7 +71,8 @@ evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, re
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
 
 schema: | dev  ## write the JSON Schema of the config files, for editors
-	@$(DEV) run -q --no-sync python pipelines/schemas.py
+	@for kind in label train; do \
+		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## run all tests: ARGS="-m 'not cluster'" or any pytest option
 	@$(DEV) run -q --no-sync pytest $(ARGS)
