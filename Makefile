@@ -22,7 +22,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 	bench bench-train corners clean clean-outputs
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
 
 dev: | $(UV)  ## install everything into .venv: every package, test and lint tools
 	@$(DEV) sync -q --frozen --inexact --group dev
@@ -35,10 +35,10 @@ labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--run
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync dvsft label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
-demo: labels | dev  ## after that, train a tiny model by SFT, BASIC and DV-SFT on a CPU and compare: out/demo
+demo: labels | dev  ## label the sample, then train a tiny model by SFT, BASIC and DV-SFT and compare: out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.demo --out out/demo
 
-study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
+study: | dev  ## run what is missing of the study into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
 	@OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.run --scale $(SCALE) \
 		--out out/study-$(SCALE) $(ARGS)
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --name $(SCALE) --study out/study-$(SCALE)
@@ -46,38 +46,39 @@ study: | dev  ## run the study, or what is left of it, into out/study-SCALE: SCA
 study-publish: | dev  ## put the results of make study into docs/results/study.md: SCALE=cpu or gpu
 	@PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.report --publish --name $(SCALE) --study out/study-$(SCALE)
 
-filter: | dev  ## which SQuAD questions need their text: CONFIG=file.toml with [filter]; installs torch
+filter: | dev  ## measure which SQuAD questions need their text: CONFIG=file.toml with [filter]
 	@$(DEV) run -q --no-sync dvsft filter --config "$(CONFIG)" $(ARGS)
 
-relabel: | labels-env  ## another tokenizer, grid or policy from existing rows: FROM=folder OUT=folder CONFIG=file.toml
+relabel: | labels-env  ## labels for another tokenizer, grid or policy from a finished run: FROM=folder OUT=folder CONFIG=file.toml
 	@$(LABELS) run -q --no-sync dvsft relabel --from "$(FROM)" --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
-stats: | labels-env  ## Table 1 of finished runs beside the paper's: OUT="folder folder ..."
+stats: | labels-env  ## print Table 1 of finished runs beside the paper's: OUT="folder folder ..."
 	@$(LABELS) run -q --no-sync dvsft stats $(OUT)
 
-preview: | labels-env  ## one HTML page to look at a run: OUT=folder PAGES=pages a source
+preview: | labels-env  ## write one HTML page to look at a run: OUT=folder PAGES=pages per source
 	@$(LABELS) run -q --no-sync dvsft preview "$(OUT)" --pages $(PAGES)
 
-cluster-up: | labels-env  ## a Flink cluster on loopback to try things on: TASKMANAGERS=2 SLOTS=1; see docs/how-to/cluster.md
+cluster-up: | labels-env  ## start a Flink cluster on loopback: TASKMANAGERS=2 SLOTS=1; see docs/how-to/cluster.md
 	@$(LABELS) run -q --no-sync python pipelines/cluster/flink.py up --taskmanagers $(TASKMANAGERS) --slots $(SLOTS)
 
-cluster-down:  ## end what cluster-up started
+cluster-down:  ## stop what cluster-up started
 	@python3 pipelines/cluster/flink.py down
 
-train: | dev  ## train in one process: CONFIG=train config; docs/how-to/train.md has the rest
+train: | dev  ## train in one process: CONFIG=train config; see docs/how-to/train.md
 	@$(DEV) run -q --no-sync dvsft train --config "$(CONFIG)" $(ARGS)
 
 evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, report, lens
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
 
-schema: | dev  ## write the JSON Schema of the config files, by which editors complete and check them
-	@$(DEV) run -q --no-sync python pipelines/schemas.py
+schema: | dev  ## write the JSON Schema of the config files, for editors
+	@for kind in label train; do \
+		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
-test: | dev  ## all tests
+test: | dev  ## run all tests: ARGS="-m 'not cluster'" or any pytest option
 	@$(DEV) run -q --no-sync pytest $(ARGS)
 
 PYTHONS ?= 3.11 3.12 3.13
-test-matrix: | $(UV)  ## the tests on every Python, then at the lowest versions the metadata claim: PYTHONS="3.11 3.12 3.13"
+test-matrix: | $(UV)  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
 	@for python in $(PYTHONS); do \
 		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
 		$(UV) sync -q --frozen --python $$python --group dev && \
@@ -89,33 +90,33 @@ test-matrix: | $(UV)  ## the tests on every Python, then at the lowest versions 
 		$(patsubst %/,-e %,$(wildcard packages/*/))
 	@.venvs/test-lowest/bin/python -m pytest -m "not cluster" $(ARGS)
 
-lint: | dev  ## ruff and mypy
+lint: | dev  ## run ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .
 	@$(DEV) run -q --no-sync ruff format --check .
 	@$(DEV) run -q --no-sync mypy
 
-docs: | $(UV)  ## build the site below site/, strictly: docs/ and the API from docstrings
+docs: | $(UV)  ## build the documentation into site/, strictly
 	@$(DEV) sync -q --frozen --inexact --group docs
 	@NO_MKDOCS_2_WARNING=1 $(DEV) run -q --no-sync mkdocs build --strict --quiet
 
-format: | dev  ## let ruff mend what it can
+format: | dev  ## let ruff format and fix what it can
 	@$(DEV) run -q --no-sync ruff check --fix .
 	@$(DEV) run -q --no-sync ruff format .
 
-bench: | labels-env  ## time the labelling pipeline against the bare engine, see docs/results/benchmarks.md
+bench: | labels-env  ## time labeling against the bare engine
 	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
-bench-train: | dev  ## time and memory of a DV-SFT step against a stock SFT step
+bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
 
-corners: | labels-env  ## measure whether labels sit where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
+corners: | labels-env  ## measure how many labels are where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)
 
-clean:  ## remove environments, and end the cluster; what runs made in out/ stays
+clean:  ## remove environments and stop the cluster; out/ stays
 	@python3 pipelines/cluster/flink.py down
 	rm -rf .uv .venv .venvs .flink
 
-clean-outputs:  ## remove out/, every label and checkpoint in it, after asking; FORCE=1 does not ask
+clean-outputs:  ## remove out/ with all labels and checkpoints, after asking; FORCE=1 does not ask
 	@if [ ! -e out ]; then echo "there is no out/"; exit 0; fi; \
 	if [ "$(FORCE)" != 1 ]; then \
 		[ -t 0 ] || { echo "error: out/ holds $$(du -sh out | cut -f1) and nobody can be asked; make clean-outputs FORCE=1" >&2; exit 2; }; \

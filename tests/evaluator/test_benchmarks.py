@@ -3,13 +3,15 @@
 import json
 import pkgutil
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import dvsft.evaluator
-from dvsft.evaluator import benchmarks, compare, paper, predictions, report, score
+from dvsft.evaluator import benchmarks, compare, curves, paper, predictions, report, score
 from dvsft.evaluator.metrics import Metric
+from dvsft.evaluator.records import Sample
 
 SOURCES = Path(dvsft.evaluator.__path__[0])
 TABLES = {"paper.py"}  # the paper's figures, by benchmark: data, no branch
@@ -103,3 +105,37 @@ def test_the_test_sets_without_answers_alone_have_a_file_for_their_server():
     submitted = {entry.name for entry in benchmarks.ENTRIES if entry.submit}
     assert submitted == {entry.name for entry in benchmarks.ENTRIES if not entry.metrics}
     assert submitted == {"docvqa-test", "infographicvqa-test"}
+
+
+def test_transcriptions_are_drawn_over_the_scale_of_their_pages(tmp_path):
+    benchmark = benchmarks.get("transcription-contextual")
+    sample = partial(Sample, question="", references=("abcd",), read_image=bytes)
+    write_run(tmp_path, benchmark, [sample("x0.25/page"), sample("x1/page")], ["ab", "abcd"])
+    points = curves.resolutions(compare.open_run(tmp_path))
+    found = {point.tags["scale of the drawn page"]: point.scores for point in points}
+    assert found == {0.25: {"Contextual ↓": 50.0}, 1.0: {"Contextual ↓": 0.0}}
+
+
+def test_a_whole_page_fits_into_the_answer_of_a_transcription():
+    """The longest text of the paper's kind, 850 characters, is no more tokens than characters."""
+    for entry in benchmarks.ENTRIES:
+        assert entry.max_new_tokens >= (850 if entry.scale_of else 32)
+
+
+def test_the_figure_of_the_table_is_the_papers_metric():
+    firsts = {entry.name: entry.metrics[0].name for entry in benchmarks.ENTRIES if entry.metrics}
+    assert (
+        firsts.items()
+        >= {
+            "docvqa": "anls",
+            "infographicvqa": "anls",
+            "squad": "squad_exact_match",  # the paper does not say which; report.md does
+            "chartqa": "relaxed_accuracy",
+            "ocrbench": "contains",
+            "ocrvqa": "exact_match",
+            "textvqa": "vqa_accuracy",
+            "mme": "mme_answer",
+            "transcription-contextual": "normalized_edit_distance",
+            "transcription-noncontextual": "normalized_edit_distance",
+        }.items()
+    )

@@ -204,6 +204,7 @@ def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
             raise RuntimeError("seen enough")
 
     monkeypatch.setattr("rapidocr.RapidOCR", Recorder)
+    make_engine.cache_clear()
     for device in ("cpu", "gpu", "gpu:3"):
         with pytest.raises(EngineError):
             make_engine(Ocr(device=device))
@@ -270,6 +271,21 @@ def test_a_strip_takes_no_more_memory_than_its_pixels(size):
     done = subprocess.run([sys.executable, "-c", STRIP, *map(str, size)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 1.5, "GiB"
+
+
+def test_every_line_keeps_its_own_text():
+    class Two:
+        min_side = 32
+
+        def detect(self, page):
+            boxes = [(10, 10, 110, 40), (10, 50, 60, 80)]
+            return np.array([[[a, b], [c, b], [c, d], [a, d]] for a, b, c, d in boxes], np.float32)
+
+        def recognize(self, lines):
+            return [reading("long" if line.shape[1] == 100 else "short") for line in lines]
+
+    words, _ = read_page(Two(), draw_page(""))
+    assert [(word.text, word.box[1] < 45) for word in words] == [("long", True), ("short", False)]
 
 
 @pytest.fixture

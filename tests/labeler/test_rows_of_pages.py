@@ -9,7 +9,9 @@ from support import SAMPLES, draw_page, encode
 from dvsft.labeler.config import Model
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.processor import open_processor
-from dvsft.labeler.runs.shard import make_row
+from dvsft.labeler.ocr.reader import EngineError
+from dvsft.labeler.page import Page, Unusable
+from dvsft.labeler.runs.shard import label_image, make_row
 from dvsft.labeler.word import Word, words_of_row
 
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
@@ -37,3 +39,20 @@ def test_a_corner_is_decided_after_rounding_to_what_the_row_stores(processor):
 def test_a_rows_hash_is_that_of_its_image(processor):
     data = encode(draw_page())
     assert row_of([], processor, data)["image_sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_an_engine_that_cannot_load_on_a_later_thread_ends_the_run_and_blames_no_page(processor):
+    """PaddleOCR on a CPU loads models of its own on every thread."""
+
+    class Broken:
+        def read(self, page):
+            raise EngineError("no models")
+
+    class Clumsy:
+        def read(self, page):
+            raise ValueError("this page")
+
+    with pytest.raises(EngineError):
+        label_image(Page("p"), encode(draw_page()), Broken(), processor, POLICY)
+    with pytest.raises(Unusable, match="this page"):
+        label_image(Page("p"), encode(draw_page()), Clumsy(), processor, POLICY)
