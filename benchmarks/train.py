@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from dvsft.trainer.loss import IGNORE, TEXT
 from dvsft.trainer.methods import SUPERVISION, Method
 from dvsft.trainer.methods.basic import Basic
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel, freeze
+from dvsft.visionloss.loss import IGNORE, TEXT
 
 VOCABULARY, IMAGE_TOKEN = 151_936, 151_655
 ROPE = {

@@ -1,4 +1,4 @@
-"""Imports point one way: patchlabels <- labeler <- pipelines."""
+"""Imports point one way: patchlabels, visionloss <- labeler, trainer, evaluator <- pipelines."""
 
 import ast
 from pathlib import Path
@@ -6,16 +6,18 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-MEMBERS = ("patchlabels", "labeler", "trainer", "evaluator")
+MEMBERS = ("patchlabels", "visionloss", "labeler", "trainer", "evaluator")
 ALLOWED = {
     "patchlabels": set(),
     "labeler": {"patchlabels"},
-    "trainer": {"patchlabels"},
-    "evaluator": {"patchlabels"},
+    "visionloss": set(),
+    "trainer": {"patchlabels", "visionloss"},
+    "evaluator": {"patchlabels", "visionloss"},
 }
 HEAVY = {
     "patchlabels": {"torch", "apache_beam"},
     "labeler": {"torch", "transformers"},
+    "visionloss": {"transformers", "deepspeed", "peft", "numpy", "pydantic", "apache_beam"},
     "trainer": {"apache_beam"},
     "evaluator": {"apache_beam"},
 }

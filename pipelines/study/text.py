@@ -20,8 +20,8 @@ from dvsft.patchlabels.prompts import ask
 from dvsft.trainer.batch import INSTRUCTIONS
 from dvsft.trainer.families.qwen_vl import COPIED, tiny_config
 from dvsft.trainer.graft import graft
-from dvsft.trainer.loss import IGNORE
 from dvsft.trainer.tiny import write_tiny
+from dvsft.visionloss.loss import IGNORE
 from study import data
 from study.scales import Scale
 

@@ -165,3 +165,13 @@ def test_words_are_read_of_the_chosen_row_groups_alone_and_a_shard_is_opened_twi
     with_words = [(shard, group) for shard, group, columns in read if "words" in columns]
     assert 1 <= len(with_words) == len(set(with_words)) <= 2
     assert max(opened.count(shard) for shard in three_shards) <= 2
+
+
+def test_the_lens_reads_capped_logits_where_the_model_caps_them(trained, labels_folder, monkeypatch):
+    loaded = lens.open_model(str(trained), lens.find_shards(labels_folder), "cpu")
+    (page, *_) = lens.choose(lens.find_shards(labels_folder), 1)
+    plain = lens.read(loaded, page, decode(page.read_image()))
+    monkeypatch.setattr(loaded.model.config.text_config, "final_logit_softcapping", 0.1, raising=False)
+    capped = lens.read(loaded, page, decode(page.read_image()))
+    words = loaded.model.config.text_config.vocab_size
+    assert capped.probabilities.max() < 1.3 / words < plain.probabilities.max()

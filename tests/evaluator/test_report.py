@@ -59,6 +59,8 @@ def test_the_report_holds_every_runs_scores_in_three_files(page, runs):
     chartqa = [row[4]["score"] for row in content["rows"].values()]
     assert chartqa == [50.0, 100.0]
     assert content["differences"]["chartqa"]["second"]["mean"] == pytest.approx(50.0)
+    assert content["rows"]["second"][4]["difference"] == content["differences"]["chartqa"]["second"]
+    assert all(cell["difference"] is None for cell in content["rows"][names[0]])
     text = (page.parent / "report.md").read_text()
     assert r"first \<b\>bold\</b\>" in text and "| Qwen3-VL-2B + DV-SFT (paper) | 93.68 |" in text
     assert "second** | 66.67 ±" in text

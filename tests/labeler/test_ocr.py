@@ -273,6 +273,21 @@ def test_a_strip_takes_no_more_memory_than_its_pixels(size):
     assert float(done.stdout) < 1.5, "GiB"
 
 
+def test_every_line_keeps_its_own_text():
+    class Two:
+        min_side = 32
+
+        def detect(self, page):
+            boxes = [(10, 10, 110, 40), (10, 50, 60, 80)]
+            return np.array([[[a, b], [c, b], [c, d], [a, d]] for a, b, c, d in boxes], np.float32)
+
+        def recognize(self, lines):
+            return [reading("long" if line.shape[1] == 100 else "short") for line in lines]
+
+    words, _ = read_page(Two(), draw_page(""))
+    assert [(word.text, word.box[1] < 45) for word in words] == [("long", True), ("short", False)]
+
+
 @pytest.fixture
 def colored_page() -> Image.Image:
     """Red, green and blue differ everywhere."""

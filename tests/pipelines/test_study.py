@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from dvsft.evaluator.scorers import squad_exact_match
 from dvsft.patchlabels import rows
 from dvsft.trainer.config import load
-from dvsft.trainer.loss import IGNORE
+from dvsft.visionloss.loss import IGNORE
 
 pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
 

@@ -15,11 +15,11 @@ from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_exa
 from dvsft.trainer.config import Dataset
 from dvsft.trainer.data import DataError, Mixture, Sample
 from dvsft.trainer.families import qwen_vl
-from dvsft.trainer.loss import IGNORE, TEXT
 from dvsft.trainer.methods import model_inputs
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel
+from dvsft.visionloss.loss import IGNORE, TEXT
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +208,20 @@ def test_the_text_loss_equals_transformers_own(encoder, model, pages):
     expected = model(**model_inputs(batch), labels=stock).loss
     torch.testing.assert_close(ours.sums["text"] / (text != IGNORE).sum(), expected)
     assert ours.sums.keys() == {"text"}
+
+
+@pytest.mark.parametrize("method", [Sft(), DvSft(beta=0.0)])
+def test_a_model_that_caps_its_logits_learns_from_the_capped_ones(encoder, model, pages, monkeypatch, method):
+    monkeypatch.setattr(model.config.text_config, "final_logit_softcapping", 0.5, raising=False)
+    batch = encoder([example_of(page) for page in pages])
+    with torch.no_grad():
+        ours = SupervisedModel(model, method)(batch, ALIKE)
+        logits = 0.5 * torch.tanh(model(**model_inputs(batch)).logits / 0.5)
+    for name, chosen in {"text": batch["image_index"] == TEXT, "vision": batch["image_index"] >= 0}.items():
+        labels = batch["labels"].where(chosen, IGNORE)
+        expected = torch.nn.functional.cross_entropy(logits.mT, labels, ignore_index=IGNORE, reduction="sum")
+        if name in ours.sums:
+            torch.testing.assert_close(ours.sums[name], expected, rtol=1e-5, atol=0)
 
 
 def test_the_planned_length_of_every_sample_is_that_of_its_batch_to_the_token(encoder, processor_folder, tmp_path):

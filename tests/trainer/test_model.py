@@ -210,3 +210,35 @@ def test_grafting_models_that_do_not_fit_is_refused(tiny):
         grafted_config(SimpleNamespace(model_type="qwen3", hidden_size=65, head_dim=16), donor)
     with pytest.raises(ModelError, match="half of head_dim 32"):
         grafted_config(SimpleNamespace(model_type="qwen3", hidden_size=64, head_dim=32), donor)
+
+
+def test_a_checkpoint_whose_logits_are_not_what_its_config_says_is_refused(tiny, tmp_path):
+    import json
+    import shutil
+
+    folder = shutil.copytree(tiny, tmp_path / "capped")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["final_logit_softcapping"] = 0.01
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"differ by \d+% from Transform\(scale=1.0, cap=0.01\)"):
+        load_model(folder, Model(path="", dtype="float32"))
+
+
+def test_the_example_in_the_docs_runs_and_trains_the_head(tiny, processor_folder):
+    import re
+
+    from trainer_fixtures import ROOT, draw_page
+
+    from dvsft.patchlabels import image
+
+    page = draw_page(0, processor_folder)
+    names = {
+        "checkpoint": tiny,
+        "page": image.decode(page["image"]["bytes"]),
+        "patch_index": torch.tensor(page["patch_index"]),
+        "token_id": torch.tensor(page["token_id"]),
+    }
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/explanation/losses.md").read_text(), re.DOTALL)[1]
+    assert len(code.splitlines()) <= 16
+    exec(code, names)
+    assert names["total"] > 0 and names["model"].lm_head.weight.grad.any()

@@ -22,9 +22,11 @@ from PIL import Image
 
 from dvsft.evaluator import browser, generate, layouts, predictions, report
 from dvsft.evaluator.generate import LocalModel
+from dvsft.evaluator.predict import PredictError
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.visionloss.head import check_head, head_logits, head_transform
 
 TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
@@ -129,6 +131,10 @@ def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
     sha256 = rows.tokenizer_sha256(folder)
     for shard in shards:
         rows.open_shard(shard)[1].require(grid=loaded.grid, tokenizer_sha256=sha256, where=str(shard))
+    try:
+        check_head(loaded.model, head_transform(loaded.model.config))
+    except TypeError as error:
+        raise PredictError(f"{folder}: {error}") from error
     return loaded
 
 
@@ -176,8 +182,8 @@ def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     if len(positions) != expected:
         raise rows.ContractError(f"{page.row['id']}: found {len(positions)} visual tokens, expected {expected}")
     hidden = loaded.model.model(**batch).last_hidden_state[0, positions]
-    head = loaded.model.get_output_embeddings()
-    best = [torch.softmax(head(chunk).float(), -1).topk(TOP) for chunk in hidden.split(CHUNK)]
+    head, transform = loaded.model.get_output_embeddings(), head_transform(loaded.model.config)
+    best = [torch.softmax(head_logits(chunk, head, transform), -1).topk(TOP) for chunk in hidden.split(CHUNK)]
     return Reading(
         tokens=torch.cat([b.indices for b in best]).cpu(), probabilities=torch.cat([b.values for b in best]).cpu()
     )

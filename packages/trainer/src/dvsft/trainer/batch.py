@@ -19,7 +19,7 @@ from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
 from dvsft.trainer.data import DataError, Lengths, Mixture, Sample, question_and_answer
 from dvsft.trainer.families import Family
-from dvsft.trainer.loss import IGNORE, TEXT
+from dvsft.visionloss.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
     TEST_INSTRUCTION,

@@ -18,10 +18,10 @@ from dvsft.patchlabels import command, settings
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
 from dvsft.trainer.data import micro_batches
-from dvsft.trainer.loss import IGNORE
 from dvsft.trainer.model import local_folder
 from dvsft.trainer.plan import make_plan
 from dvsft.trainer.train import open_data
+from dvsft.visionloss.loss import IGNORE
 
 STYLE = """
 body { font: 14px sans-serif; margin: 2em; max-width: 70em }

@@ -18,6 +18,7 @@ from dvsft.patchlabels.settings import is_path
 from dvsft.trainer import config
 from dvsft.trainer.families import Family, ModelError, family_of
 from dvsft.trainer.methods import Method, Pass
+from dvsft.visionloss.head import check_head, head_transform
 
 
 def local_folder(path: str) -> Path:
@@ -50,6 +51,10 @@ def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=getattr(torch, settings.dtype), attn_implementation=settings.attention
     )
+    try:
+        check_head(model, head_transform(model.config))
+    except TypeError as error:
+        raise ModelError(str(error)) from error
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     freeze(model, settings.freeze)

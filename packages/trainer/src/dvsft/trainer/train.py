@@ -27,12 +27,12 @@ from dvsft.trainer.batch import Encoder, make_example
 from dvsft.trainer.config import Config, load
 from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
 from dvsft.trainer.families import ModelError, family_in
-from dvsft.trainer.loss import IGNORE
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.track import Log, peak_memory_gib
+from dvsft.visionloss.loss import IGNORE
 
 Passes = Iterator[dict[str, Tensor] | DataError]
 """The batches of a rank, or why one could not be made."""

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from dvsft.patchlabels.settings import Positive, Share
-from dvsft.trainer.loss import IGNORE, row_loss
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
 from dvsft.trainer.methods.sft import answer_positions
+from dvsft.visionloss.head import head_transform
+from dvsft.visionloss.loss import IGNORE, row_loss
 
 
 class DvSft(Method):
@@ -47,6 +48,7 @@ class DvSft(Method):
             weight,
             beta=self.beta,
             chunk_size=self.chunk_size,
+            transform=head_transform(model.config),
         )
         sums = {"text": rows[~visual].sum(), "vision": rows[visual].sum(), "hits": hits[visual].sum()}
         return Pass(loss, sums)

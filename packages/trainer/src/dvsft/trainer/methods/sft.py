@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dvsft.trainer.loss import IGNORE, text_token_loss
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
+from dvsft.visionloss.head import head_transform
+from dvsft.visionloss.loss import IGNORE, text_token_loss
 
 
 def answer_positions(batch: Batch) -> Tensor:
@@ -23,7 +24,8 @@ def text_loss(hidden: Tensor, model: Any, batch: Batch, chunk_size: int) -> Tens
     """The sum over answer tokens; visual tokens never meet the head."""
     answers = answer_positions(batch)
     head, labels = model.get_output_embeddings(), batch["labels"][answers]
-    return text_token_loss(hidden[answers], head, labels, chunk_size=chunk_size)
+    transform = head_transform(model.config)
+    return text_token_loss(hidden[answers], head, labels, chunk_size=chunk_size, transform=transform)
 
 
 class Sft(Method):

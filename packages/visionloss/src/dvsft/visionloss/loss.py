@@ -10,7 +10,8 @@ distinct labels of its image. The weights over V sum to one, so with z = lm_head
     logsumexp(z) - sum_{t in V} weight_t * z_t
 
 and one pass over chunks of rows gives the loss, its gradients and the top-1 hits: logits of more than
-`chunk_size` rows never exist, and nothing is computed twice.
+`chunk_size` rows never exist, and nothing is computed twice. Where the model caps or scales its logits, z is what
+comes out of that: `head.Transform`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dvsft.visionloss.head import PLAIN, Transform
 
 IGNORE = -100
 """Label of a position that is not supervised."""
@@ -45,24 +48,45 @@ def visual_token_loss(
     *,
     beta: float = 0.3,
     chunk_size: int = 512,
+    transform: Transform = PLAIN,
 ) -> Tensor:
-    """The SUM over N labelled visual tokens of the module's L_v terms (arXiv 2605.26656).
+    """The SUM over N labeled visual tokens of their vision loss, L_v of arXiv 2605.26656 before its mean:
 
-    hidden (N, D): hidden states AT the labelled visual tokens. lm_head: the output head, (N, D) -> (N,
-    vocabulary), an `nn.Linear` or one with a PEFT LoRA. labels (N,): token ids. image_index (N,): which
-    image each row belongs to, any integers >= 0; an image's V is the set of its labels here. An image with
-    one distinct label gets plain cross entropy. Returns a float32 scalar (float64 for float64 input); N = 0
-    gives a differentiable zero.
+        log_p = log_softmax(transform(lm_head(hidden)))
+        for i in range(N):
+            others = set(labels[image_index == image_index[i]]) - {labels[i]}
+            own = 1 - beta if others else 1
+            loss -= own * log_p[i, labels[i]] + sum(beta / len(others) * log_p[i, t] for t in others)
+
+    hidden: Shape (N, D), hidden states AT the labeled visual tokens, not shifted.
+    lm_head: Shape (N, D) -> (N, vocabulary), the output head: an `nn.Linear`, or a PEFT LoRA of one.
+    labels: Shape (N,), integers, the token each visual token must predict.
+    image_index: Shape (N,), integers >= 0, the image each row belongs to; an image's V is the set of its labels here.
+    beta: the share of the target that goes to the other labels of the image.
+    chunk_size: rows whose logits exist at a time.
+    transform: what the model does to its logits, by `head.head_transform(model.config)`.
+
+    Returns a scalar, float32 (float64 for float64 input); N = 0 gives a differentiable zero. Divide by the number of
+    labels of the whole step, over all ranks and accumulation steps. Raises TypeError for a head of another kind.
     """
     weight = hidden.new_ones(len(labels), dtype=torch.float32)
-    return row_loss(hidden, lm_head, labels, image_index, weight, beta=beta, chunk_size=chunk_size).total
+    settings: Any = {"beta": beta, "chunk_size": chunk_size, "transform": transform}
+    return row_loss(hidden, lm_head, labels, image_index, weight, **settings).total
 
 
-def text_token_loss(hidden: Tensor, lm_head: nn.Module, labels: Tensor, *, chunk_size: int = 512) -> Tensor:
-    """The SUM over N rows of plain cross entropy. hidden (N, D): states at the position BEFORE each answer
-    token, labels (N,): the answer tokens. Returns as `visual_token_loss` does."""
+def text_token_loss(
+    hidden: Tensor, lm_head: nn.Module, labels: Tensor, *, chunk_size: int = 512, transform: Transform = PLAIN
+) -> Tensor:
+    """The SUM over N answer tokens of plain cross entropy.
+
+    hidden: Shape (N, D), hidden states at the position BEFORE each answer token.
+    labels: Shape (N,), integers, the answer tokens.
+
+    The other arguments and what it returns are those of `visual_token_loss`.
+    """
     image_index = torch.full_like(labels, TEXT)
-    return visual_token_loss(hidden, lm_head, labels, image_index, beta=0.0, chunk_size=chunk_size)
+    settings: Any = {"beta": 0.0, "chunk_size": chunk_size, "transform": transform}
+    return visual_token_loss(hidden, lm_head, labels, image_index, **settings)
 
 
 def row_loss(
@@ -74,10 +98,12 @@ def row_loss(
     *,
     beta: float,
     chunk_size: int = 512,
+    transform: Transform = PLAIN,
 ) -> RowLoss:
-    """Text and visual rows together, each times its `weight` (N,): the head's gradient is made once.
+    """Text and visual rows together, each times its weight: the head's gradient is made once.
 
-    Shapes as in `visual_token_loss`; rows with image_index = TEXT get plain cross entropy. Under ZeRO-3
+    weight: Shape (N,). image_index: Shape (N,), TEXT for rows that get plain cross entropy. The other arguments are
+    those of `visual_token_loss`. Under ZeRO-3
     call it inside the forward of a module of the engine: touching the head's weights there gathers them, on
     every rank once, however many rows the rank has.
     """
@@ -86,7 +112,7 @@ def row_loss(
     image_index = dense.where(image_index >= 0, TEXT)
     ids, sizes = distinct_labels(labels, image_index)
     needs_grad = torch.is_grad_enabled()
-    plan = _Plan(labels, image_index, weight, ids, sizes, beta, chunk_size, needs_grad)
+    plan = _Plan(labels, image_index, weight, ids, sizes, beta, chunk_size, needs_grad, transform)
     return RowLoss(*_ChunkedRows.apply(plan, *[tensor for pair in factors for tensor in pair]))
 
 
@@ -119,9 +145,10 @@ def distinct_labels(labels: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor
     """V of every image: ids (images, max |V|), padded with 0, and sizes (images,). Row k is image_index k;
     where an index has no label its size is 0. TEXT rows have no V."""
     visual = image_index >= 0
-    pairs = torch.unique(torch.stack([image_index[visual], labels[visual]]), dim=1)
+    pairs = torch.unique(torch.stack([image_index[visual], labels[visual]]), dim=1)  # (2, all |V|), sorted by image
     sizes = torch.bincount(pairs[0])
     ids = labels.new_zeros(len(sizes), int(sizes.max()) if len(sizes) else 0)
+    # the place of a pair in its image: its place in all pairs less the pairs of the images before
     column = torch.arange(pairs.shape[1], device=labels.device) - (sizes.cumsum(0) - sizes)[pairs[0]]
     ids[pairs[0], column] = pairs[1]
     return ids, sizes
@@ -136,26 +163,31 @@ class _Plan(NamedTuple):
     beta: float
     chunk_size: int
     needs_grad: bool
+    transform: Transform
 
     def targets(self, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The target distribution of some rows, sparse: token ids (n, 1 + max |V|) and weights that sum to
         one. Column 0 is the row's own label; a token may stand twice (with weight 0), padding has weight
         0."""
-        own, image = self.labels[rows, None], self.image_index[rows]
-        if not self.ids.numel():
+        own, image = self.labels[rows, None], self.image_index[rows]  # (n, 1), (n,)
+        if not self.ids.numel():  # text alone
             return own, torch.ones_like(own, dtype=dtype)
-        size = self.sizes[image.clamp(min=0)].where(image >= 0, 0)[:, None]
-        others = self.ids[image.clamp(min=0)]
+        # TEXT is -1: clamped to look up some image, then its size is 0, so that its row shares out nothing
+        size = self.sizes[image.clamp(min=0)].where(image >= 0, 0)[:, None]  # (n, 1), |V| of each row's image
+        others = self.ids[image.clamp(min=0)]  # (n, max |V|), V of each row's image, own label included
         column = torch.arange(others.shape[1], device=own.device)
-        smoothing = self.beta * (size > 1).to(dtype)
-        share = smoothing / (size - 1).clamp(min=1) * ((column < size) & (others != own))
+        smoothing = self.beta * (size > 1).to(dtype)  # V of one label leaves nobody to share with
+        share = smoothing / (size - 1).clamp(min=1) * ((column < size) & (others != own))  # 0 for padding and own
         return torch.cat([own, others], 1), torch.cat([1 - smoothing, share], 1)
 
 
 class _ChunkedRows(torch.autograd.Function):
-    """sum_i weight_i * loss_i of logits = sum of x @ w.T, with gradients made in the forward pass.
+    """sum_i weight_i * loss_i of logits = transform(sum of x @ w.T), with gradients made in the forward pass.
 
-    The gradient of w is summed over chunks in float32 or better, whatever w's type is, and rounded once.
+    The loss is linear in what it is multiplied by later, so its gradients can be made while a chunk's logits exist,
+    and the backward pass only scales them. They keep as much memory as x and w; logits would keep N x vocabulary.
+    The gradient of w is summed over chunks in float32 or better, whatever w's type is, and rounded once: in bfloat16
+    the sum would lose the later chunks.
     """
 
     @staticmethod
@@ -188,16 +220,18 @@ class _ChunkedRows(torch.autograd.Function):
 def _chunk(
     plan: _Plan, rows: slice, logits: Tensor, dtype: torch.dtype, needs_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Losses (n,), hits (n,) and weight * dloss/dlogits (n, vocabulary) of one chunk of rows."""
-    ids, share = plan.targets(rows, dtype)
-    hits = logits.argmax(-1) == plan.labels[rows]
-    z = logits.to(dtype)
-    lse = z.logsumexp(-1)
-    losses = lse - (z.gather(1, ids) * share).sum(-1)
+    """Losses (n,), hits (n,) and weight * dloss / d head output (n, vocabulary) of one chunk of rows. logits (n,
+    vocabulary): the head's output, lost where its type is `dtype`."""
+    ids, share = plan.targets(rows, dtype)  # (n, 1 + max |V|) each
+    z = plan.transform(logits.to(dtype))
+    hits = z.argmax(-1) == plan.labels[rows]
+    lse = z.logsumexp(-1)  # (n,)
+    losses = lse - (z.gather(1, ids) * share).sum(-1)  # shares of a row sum to one
     if not needs_grad:
         return losses, hits, None
-    dlogits = z.sub_(lse[:, None]).exp_().scatter_add_(1, ids, -share)
-    return losses, hits, dlogits.mul_(plan.weight[rows, None].to(dtype))
+    capped = z.clone() if plan.transform.cap else z  # its derivative needs what z is before it becomes softmax
+    dlogits = z.sub_(lse[:, None]).exp_().scatter_add_(1, ids, -share)  # softmax - target; adds up where ids repeat
+    return losses, hits, plan.transform.backward(dlogits.mul_(plan.weight[rows, None].to(dtype)), capped)
 
 
 def _accumulate(grads: list[Tensor | None], pairs: list[tuple[Tensor, Tensor]], rows: slice, dlogits: Tensor) -> None:
@@ -205,7 +239,7 @@ def _accumulate(grads: list[Tensor | None], pairs: list[tuple[Tensor, Tensor]], 
         dx, dw = grads[2 * k], grads[2 * k + 1]
         if dx is not None:
             dx[rows] = dlogits @ w
-        if dw is not None and dw.dtype == dlogits.dtype:
+        if dw is not None and dw.dtype == dlogits.dtype:  # float32: without a second (vocabulary, D) tensor
             dw.addmm_(dlogits.T, x[rows])
         elif dw is not None:
             dw.add_(dlogits.T @ x[rows])

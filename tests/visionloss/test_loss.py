@@ -6,7 +6,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 
-from dvsft.trainer.loss import TEXT, row_loss, text_token_loss, visual_token_loss
+from dvsft.visionloss.loss import TEXT, row_loss, text_token_loss, visual_token_loss
 
 D, VOCABULARY = 24, 97
 
@@ -167,23 +167,3 @@ def test_logits_of_more_than_a_chunk_never_exist(batch, monkeypatch):
     with torch.no_grad():
         visual_token_loss(hidden, make_head(), labels, image_index, chunk_size=6)
     assert heights == [6, 6, 6, 2]
-
-
-def test_the_example_in_the_docs_runs_and_trains_the_head(tiny, processor_folder):
-    import re
-
-    from trainer_fixtures import ROOT, draw_page
-
-    from dvsft.patchlabels import image
-
-    page = draw_page(0, processor_folder)
-    names = {
-        "checkpoint": tiny,
-        "page": image.decode(page["image"]["bytes"]),
-        "patch_index": torch.tensor(page["patch_index"]),
-        "token_id": torch.tensor(page["token_id"]),
-    }
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/explanation/losses.md").read_text(), re.DOTALL)[1]
-    assert len(code.splitlines()) <= 16
-    exec(code, names)
-    assert names["total"] > 0 and names["model"].lm_head.weight.grad.any()
