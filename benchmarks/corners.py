@@ -199,8 +199,8 @@ def main() -> None:
     parser.add_argument("kind", choices=("funsd", "drawn"))
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--processor", default="samples/processor")
-    parser.add_argument("--box-threshold", type=float, default=Ocr.box_threshold)
-    parser.add_argument("--min-side", type=int, default=Ocr.min_side)
+    parser.add_argument("--box-threshold", type=float, default=Ocr().box_threshold)
+    parser.add_argument("--min-side", type=int, default=Ocr().min_side)
     parser.add_argument("--every", type=int, default=1, help="measure every N-th page only")
     options = parser.parse_args()
     pages_of = {"funsd": funsd_pages, "drawn": drawn_pages}[options.kind]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from evaluator_fixtures import DATA, predicted
+from evaluator_fixtures import DATA, predicted, write_run
 
 from dvsft.evaluator import benchmarks, compare, predictions, score
 from dvsft.evaluator.records import Prediction
@@ -138,6 +138,15 @@ def test_questions_share_an_image_by_its_hash_its_name_or_their_ids_beginning():
     found = predicted([{"id": "OCR/1.jpg#0", "prediction": "", "references": [""]} | line for line in lines])
     assert [prediction.image for prediction in found] == ["aa", "b", "OCR/1.jpg", "OCR/1.jpg"]
     assert predicted([{"id": 7, "prediction": 1.5, "references": 3}])[0].image == "7"
+
+
+def test_samples_without_a_line_are_counted_as_missing(tmp_path):
+    lines = [{"id": str(i), "prediction": "x", "references": ["x"]} for i in range(3)]
+    write_run(tmp_path / "run", {"ocrvqa": lines})
+    settings = predictions.settings(tmp_path / "run")
+    predictions.write_json(tmp_path / "run" / "run.json", settings | {"samples": {"ocrvqa": 5}})
+    result = score.score_run(tmp_path / "run")["ocrvqa"]
+    assert (result["missing"], result["n"], result["score"]) == (2, 3, 100.0)
 
 
 def test_a_report_reads_and_scores_every_line_once(tmp_path, monkeypatch):

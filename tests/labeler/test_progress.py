@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+import time
 
 import apache_beam as beam
 import pytest
@@ -78,11 +79,13 @@ def test_a_look_that_fails_does_not_end_the_watch(tmp_path, monkeypatch):
             assert looks.acquire(timeout=10)
 
 
-def test_off_a_terminal_there_is_one_line_at_the_end_of_a_short_run(tmp_path):
+def test_off_a_terminal_there_is_one_line_at_the_end_of_a_short_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_ON_A_TERMINAL", 0.01)
     (tmp_path / "a").mkdir()
     out = io.StringIO()
     with progress.shown("labeling", str(tmp_path), PLANNED, 3, to=out):
         (tmp_path / "a/00000-of-00002.parquet").write_bytes(b"")
+        time.sleep(0.2)
     (line,) = out.getvalue().splitlines()
     assert line.startswith("labeling:  60%") and "3/5" in line and "\r" not in line
 
