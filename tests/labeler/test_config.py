@@ -5,7 +5,9 @@ import tomllib
 import pytest
 from support import ROOT
 
-from dvsft.labeler.config import ConfigError, extras, load, parse
+from dvsft.labeler.config import FONTS, ConfigError, extras, load, parse
+from dvsft.patchlabels import command
+from dvsft.patchlabels.settings import resolved
 
 MINIMAL = {"source": [{"kind": "images", "path": "pages"}], "model": {"processor": "p"}}
 
@@ -82,3 +84,26 @@ def test_extras_are_those_the_run_imports(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines/configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
     assert load(path).source == parse(tomllib.loads(path.read_text().replace("extends", "#"))).source
+
+
+def test_the_settings_that_an_older_run_stored_are_still_the_same_settings():
+    """run.json of version 0.1 holds every default, and null where filter.max_length was not set."""
+    draw = {"of": "", "samples": 500, "min_characters": 200, "max_characters": 500, "seed": 0}
+    stored = {
+        "model": {"processor": "p"},
+        "source": [{**MINIMAL["source"][0], "split": "train", "name": "", "subset": "", "draw": draw}],
+        "labels": {"max_tokens": 3, "max_height": 3.0, "leading_space": False},
+        "render": {"seed": 0, "font_sizes": [21, 28], "fonts": list(FONTS)},
+        "filter": {"perplexities": "", "min_ppl_question": 100.0, "max_length": None, "batch_tokens": 8192},
+        "output": {"pages_per_shard": 256, "max_reject_share": 0.01},
+    }
+    assert parse(stored) == parse(MINIMAL) and resolved(parse(stored)) == resolved(parse(MINIMAL))
+
+
+@pytest.mark.parametrize("verb", ["label", "relabel", "filter"])
+def test_every_verb_with_a_config_takes_overrides(verb, tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('[model]\nprocessor = "p"\n')
+    places = {"label": ["--out", "x"], "relabel": ["--from", "x", "--out", "y"], "filter": []}[verb]
+    arguments = [verb, "--config", str(tmp_path / "run.toml"), *places, "--set", "labels.max_tokens=0"]
+    assert command.main(arguments) == 2
+    assert "labels.max_tokens = 0, expected at least 1" in capsys.readouterr().err

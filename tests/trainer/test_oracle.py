@@ -6,6 +6,7 @@ from oracle import plain_loop
 from safetensors.torch import load_file
 from trainer_fixtures import draw_page, final_weights, launch_two_ranks, make_config, series, write_shard, write_toml
 
+from dvsft.trainer.engine import deepspeed_config
 from dvsft.trainer.train import train
 
 STEPS = {
@@ -67,6 +68,13 @@ def test_steps_equal_a_plain_torch_loop(request, tiny, shard, tmp_path, ranks, c
     moved = sum(((expected[name] - base[name]) ** 2).sum() for name in base).sqrt()
     apart = sum(((expected[name] - found[name]) ** 2).sum() for name in base).sqrt()
     assert moved > 0.1 and apart < 1e-2 * moved
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_passes_of_a_step_add_up_in_float32(tiny, shard, tmp_path, stage):
+    """Eight passes are too few to tell by the norm of the gradient; sixty-four are not."""
+    config = make_config(tmp_path, tiny, shard, **SHIPPED | {"deepspeed__zero_stage": stage})
+    assert deepspeed_config(config, 2)["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
 def test_the_shipped_combination_follows_the_plain_loop(two_ranks, tiny, shard, tmp_path):
