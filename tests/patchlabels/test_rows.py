@@ -109,8 +109,8 @@ def test_labels_for_another_model_are_refused_with_field_values_and_cure():
 
 
 def test_the_cure_names_the_run_folder_that_relabel_takes(tmp_path):
-    shard = "out/train/labels/docvqa-train/00000.parquet"
-    with pytest.raises(rows.ContractError, match=r"make relabel FROM=out/train OUT="):
+    shard = "out/labels/train/labels/docvqa-train/00000.parquet"
+    with pytest.raises(rows.ContractError, match=r"make relabel FROM=out/labels/train OUT="):
         metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32, where=shard)
     with pytest.raises(rows.ContractError, match=r"FROM=<.*run.json> OUT="):
         metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32)

@@ -249,7 +249,8 @@ def test_no_guess_without_the_page_beats_the_floor():
         for question, answer in data.look_ups(words):
             answers.setdefault(question, Counter())[answer] += 1
     best = {question: max(found.values()) / found.total() for question, found in answers.items()}
-    assert np.mean([best["Which word is first?"], best["Which word is last?"]]) == pytest.approx(1 / 12, abs=0.01)
+    ends = [best["Which word is first?"], best["Which word is last?"]]
+    assert 100 * np.mean(ends) == pytest.approx(data.FLOOR, abs=1)
     assert all(len(found) == 12 for question, found in answers.items() if '"' not in question)
     places = [found for question, found in answers.items() if "after" in question and len(found) > 12]
     assert not places  # not even after the end of a sentence

@@ -75,4 +75,4 @@ def check_head(model: Any, transform: Transform) -> None:
 def head_logits(hidden: Tensor, lm_head: nn.Module, transform: Transform = PLAIN) -> Tensor:
     """The model's logits, float32 or better. hidden (N, D) -> (N, vocabulary)."""
     out = lm_head(hidden)
-    return transform(out.to(torch.promote_types(out.dtype, torch.float32), copy=True))
+    return transform(out.to(torch.promote_types(out.dtype, torch.float32)))
