@@ -38,7 +38,7 @@ from study.tables import (
 def gather(study: Path) -> dict[str, Any]:
     """What a study's folder holds: its description and all results, arms in their order, then seeds. Raises StudyError
     if a result was made from something else than the study, or with other settings than its arm's other seeds."""
-    described = json.loads((study / "study.json").read_text())
+    described: dict[str, Any] = json.loads((study / "study.json").read_text())
     files = sorted((study / "results").glob("*.json"))
     found = [json.loads(file.read_text()) for file in files]
     if not found:

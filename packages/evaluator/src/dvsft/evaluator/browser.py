@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from dvsft.evaluator import benchmarks
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.layouts import DataError
 from dvsft.evaluator.metrics import Metric

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dvsft.evaluator import compare, paper, plots
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.plots import Point
 

@@ -93,7 +93,8 @@ def chat(processor: Any, prompt: str) -> str:
     """The processor's chat template with one image and one prompt, up to where the answer starts."""
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def encode(loaded: LocalModel, prompts: Sequence[str], images: Sequence[Image.Image]) -> Any:

@@ -62,7 +62,8 @@ def _load(repos: Sequence[str], source: HubSource) -> Any:
 def hub_image(table: Any, index: int) -> bytes:
     """The encoded image of one row."""
     image = table[index]["image"]
-    if image["bytes"] is not None:
-        return image["bytes"]
+    data: bytes | None = image["bytes"]
+    if data is not None:
+        return data
     with open(image["path"], "rb") as file:
         return file.read()

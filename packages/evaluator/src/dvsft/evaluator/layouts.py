@@ -57,12 +57,14 @@ class Numbers:
 
 @lru_cache(maxsize=2)
 def _row_group(shard: str, group: int) -> list[dict[str, Any]]:
-    return pq.ParquetFile(shard).read_row_group(group, columns=["image"]).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(shard).read_row_group(group, columns=["image"]).to_pylist()
+    return rows
 
 
 def shard_image(shard: str, group: int, row: int) -> bytes:
     """The image bytes of one row of a label shard."""
-    return _row_group(shard, group)[row]["image"]["bytes"]
+    data: bytes = _row_group(shard, group)[row]["image"]["bytes"]
+    return data
 
 
 def label_rows(root: Path, columns: list[str]) -> Iterator[tuple[dict[str, Any], Callable[[], bytes]]]:

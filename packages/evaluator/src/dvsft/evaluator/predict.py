@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator import benchmarks, predictions
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predictions import RunError
 from dvsft.evaluator.records import Prediction, Sample

@@ -23,7 +23,8 @@ class RunError(DvsftError):
 def settings(run: Path) -> dict[str, Any]:
     """What run.json holds. Raises RunError."""
     try:
-        return read_json(run / "run.json")
+        content: dict[str, Any] = read_json(run / "run.json")
+        return content
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with: dvsft predict --out {run}") from error
 

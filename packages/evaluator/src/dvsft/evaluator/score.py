@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, predictions, scorer_sets, stats, tasks
-from dvsft.evaluator.benchmarks import Benchmark
+from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Prediction, Score
 

@@ -26,19 +26,23 @@ from dvsft.labeler.runs.plan import Shard, read_pages
 from dvsft.labeler.runs.relabel import relabeled
 from dvsft.labeler.runs.shard import PageLabeler, Results, each_page, write_shard
 
+Labeling = beam.PTransform[beam.PCollection[Shard], beam.PCollection[Shard]]
+"""Shard names -> the same names, once their files are there."""
+Counts = beam.PCollection[tuple[str, Counter[str]]]
+
 
 @dataclass(eq=False)
-class PlannedShards(beam.PTransform):
+class PlannedShards(beam.PTransform[beam.Pipeline, beam.PCollection[Shard]]):
     """The shards of a run. They are listed on a worker, so the job itself holds only the names of the sources."""
 
     run: Run
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Shard]:
         return pipeline | beam.Create(sorted(self.run.planned)) | beam.FlatMap(self.run.shards_of)
 
 
 @dataclass(eq=False)
-class LabelShards(beam.PTransform):
+class LabelShards(Labeling):
     """Shard names -> the same names, once their files are there. A shard that is whole is not labeled again.
 
     threads: pages at a time in a process.
@@ -47,39 +51,39 @@ class LabelShards(beam.PTransform):
     run: Run
     threads: int
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Shard]:
         return shards | beam.ParDo(_LabelShard(self.run, self.threads))
 
 
 @dataclass(eq=False)
-class RelabelShards(beam.PTransform):
+class RelabelShards(Labeling):
     """As LabelShards, with the words of the run folder `source` in place of OCR and rendering."""
 
     run: Run
     source: str
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Shard]:
         return shards | beam.ParDo(_RelabelShard(self.run, 1, self.source))
 
 
 @dataclass(eq=False)
-class CountShards(beam.PTransform):
+class CountShards(beam.PTransform[beam.PCollection[Shard], Counts]):
     """Shard names -> one (slug, counts) per source, read back from what was written."""
 
     run: Run
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: beam.PCollection[Shard]) -> Counts:
         return shards | "Count" >> beam.ParDo(_CountShard(self.run)) | "Sum" >> beam.CombinePerKey(_sum_counts)
 
 
 @dataclass(eq=False)
-class WriteStats(beam.PTransform):
+class WriteStats(beam.PTransform[Counts, beam.PCollection[None]]):
     """(slug, counts) of all sources -> stats.json in the run folder. A group under one key, and not CombineGlobally,
     whose default for an empty run costs every run a side input."""
 
     run: Run
 
-    def expand(self, counts: beam.PCollection) -> beam.PCollection:
+    def expand(self, counts: Counts) -> beam.PCollection[None]:
         return (
             counts
             | "Together" >> beam.WithKeys(None)

@@ -100,10 +100,12 @@ class Encoder:
 
     def render(self, example: Example, messages: int | None = None, **options: Any) -> str:
         """The chat template over the first `messages` messages, all by default."""
-        return self.processor.apply_chat_template(example.messages[:messages], tokenize=False, **options)
+        text: str = self.processor.apply_chat_template(example.messages[:messages], tokenize=False, **options)
+        return text
 
     def tokens(self, text: str) -> list[int]:
-        return self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def lengths(self) -> Lengths:
         """How long conversations of this processor are. Questions, instructions and answers are tokenized each by
@@ -141,14 +143,14 @@ class Encoder:
         (B, T), padded on the left. A batch without images gets a masked, unsupervised blank one. Raises DataError
         where a page's image and its labels do not fit together."""
         pictures = [example.image for example in examples if example.visual_tokens]
-        batch = self.processor(
+        encoded = self.processor(
             text=[self.render(example) for example in examples],
             images=pictures or None,
             padding=True,
             return_tensors="pt",
             return_mm_token_type_ids=True,
         )
-        batch = dict(batch)
+        batch: dict[str, Tensor] = dict(encoded)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         batch["image_index"] = torch.full_like(batch["input_ids"], TEXT)
         self._check_grids([example for example in examples if example.visual_tokens], batch)

@@ -94,7 +94,8 @@ class Pages:
         parquet, _ = rows.open_shard(self.files[file])
         with parquet:
             table = parquet.read_row_group(number, columns=list(PAGE_COLUMNS))
-        return table.slice(page - self._end[group] + len(table), 1).to_pylist()[0]
+        row: dict[str, Any] = table.slice(page - self._end[group] + len(table), 1).to_pylist()[0]
+        return row
 
     def labels_sha256(self) -> dict[str, str]:
         """For every shard, sha256 over the columns of its rows that decide training."""

@@ -101,7 +101,8 @@ def as_rank_0(decide: Callable[[], T]) -> T:
     distributed.broadcast_object_list(box)
     if box[1]:
         raise box[1]
-    return box[0]
+    decided: T = box[0]
+    return decided
 
 
 def raise_on_all(errors: Sequence[DvsftError], device: torch.device) -> None:

@@ -67,7 +67,8 @@ def _section(
 
 
 def _text(token: int, encoder: Encoder) -> str:
-    return encoder.processor.tokenizer.decode([token]).replace("\n", "\\n")
+    text: str = encoder.processor.tokenizer.decode([token])
+    return text.replace("\n", "\\n")
 
 
 def _figure(picture: Image.Image, patch: int, label: str) -> str:

@@ -61,7 +61,8 @@ def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module
     if settings.lora:
         torch.manual_seed(seed)
         add_lora(model, settings.lora, settings.freeze)
-    return model.train()
+    training: nn.Module = model.train()
+    return training
 
 
 def family(model: Any) -> Family:

@@ -45,7 +45,8 @@ def describe(
         "versions": {name: version(name) for name in PACKAGES},
         "git_commit": git_commit(Path(__file__)),
     }
-    return json.loads(json.dumps(record))
+    read_back: dict[str, Any] = json.loads(json.dumps(record))
+    return read_back
 
 
 def differences(first: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

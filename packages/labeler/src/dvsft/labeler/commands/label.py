@@ -25,14 +25,14 @@ from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import RESULTS, Run, prepare
 from dvsft.labeler.runs.identity import RunError
-from dvsft.labeler.stages import CountShards, LabelShards, PlannedShards, WriteStats
+from dvsft.labeler.stages import CountShards, Labeling, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
 logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
-def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> None:
+def build(pipeline: beam.Pipeline, run: Run, label_shards: Labeling) -> None:
     """The graph: every shard that is planned, labeled where it is missing, then counted."""
     (
         pipeline
@@ -44,7 +44,7 @@ def build(pipeline: beam.Pipeline, run: Run, label_shards: beam.PTransform) -> N
     )
 
 
-def execute(run: Run, label_shards: beam.PTransform, options: PipelineOptions) -> int:
+def execute(run: Run, label_shards: Labeling, options: PipelineOptions) -> int:
     """Run the graph with progress, print what it made; returns the exit code."""
     started = time.time()
     results, per_shard = files.join(run.out, RESULTS), run.config.output.pages_per_shard

@@ -75,7 +75,9 @@ class Scorer:
         """Texts that start a sequence get the tokens that the model expects there; names of special tokens are text."""
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=starts, split_special_tokens=True)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=starts, split_special_tokens=True)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,12 @@ def _device(settings: Filter) -> torch.device:
 
 def _dtype(settings: Filter) -> torch.dtype:
     if settings.dtype != "auto":
-        return getattr(torch, settings.dtype)
+        named: torch.dtype = getattr(torch, settings.dtype)
+        return named
     return torch.float32 if _device(settings).type == "cpu" else torch.bfloat16
 
 
-class PerplexityHandler(ModelHandler):
+class PerplexityHandler(ModelHandler[Shard, PredictionResult, Scorer]):
     """A shard -> the rows of its questions. Its example is a whole shard, because batches of like length are made
     within one: what lands in a batch, and so the last digit, does not depend on the runner."""
 
@@ -233,14 +236,14 @@ class PerplexityHandler(ModelHandler):
             yield PredictionResult(shard, score_pages(model, read_pages(shard)))
 
 
-class ScoreShards(beam.PTransform):
+class ScoreShards(beam.PTransform[beam.PCollection[Shard], beam.PCollection[Shard]]):
     """Shard names -> the same names, once their perplexities are there. Shards that are there are skipped."""
 
     def __init__(self, run: FilterRun, settings: Filter):
         super().__init__()
         self.run, self.settings = run, settings
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
+    def expand(self, shards: beam.PCollection[Shard]) -> beam.PCollection[Shard]:
         return (
             shards
             | "Missing" >> beam.Filter(lambda shard: not files.exists(shard.perplexities))

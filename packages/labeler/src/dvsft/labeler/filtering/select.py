@@ -120,8 +120,9 @@ def left_out_because(row: Mapping[str, Any] | None, settings: Filter) -> str | N
     """Why a question is not kept; None if it is. Both thresholds are strict, as in arXiv 2605.26656."""
     if row is None:
         return "no_perplexity"
-    if row["refused"]:
-        return row["refused"]
+    refused: str | None = row["refused"]
+    if refused:
+        return refused
     if not row["ppl_question"] > settings.min_ppl_question:
         return "ppl_question_too_low"
     if not row["ppl_document"] < settings.max_ppl_document:

@@ -44,7 +44,7 @@ class Line:
 
     @property
     def vertical(self) -> bool:
-        return abs(self.to_line[0, 1]) > abs(self.to_line[0, 0])
+        return bool(abs(self.to_line[0, 1]) > abs(self.to_line[0, 0]))
 
     @property
     def character_width(self) -> float:
@@ -142,7 +142,8 @@ def _rule_remains(inline: np.ndarray, keep: np.ndarray, height: float) -> np.nda
     slack = 0.05 * height
     thickness, length = inline[:, 3] - inline[:, 1], inline[:, 2] - inline[:, 0]
     outside = (inline[:, 1] > base - slack) | (inline[:, 3] < top + slack)
-    return outside & (thickness < FLAT * height) & (length > 1.5 * thickness)
+    remains: np.ndarray = outside & (thickness < FLAT * height) & (length > 1.5 * thickness)
+    return remains
 
 
 def _boundaries(line: Line, inline: np.ndarray) -> list[float]:

@@ -34,7 +34,8 @@ class PaddleOcr(LineEngine):
     def _models(self) -> tuple[Any, Any]:
         if not hasattr(self._held, "models"):
             self._held.models = _load_paddle(self._settings)
-        return self._held.models
+        models: tuple[Any, Any] = self._held.models
+        return models
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         with self._turn:

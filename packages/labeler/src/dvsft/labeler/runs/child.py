@@ -58,7 +58,8 @@ class Child:
             if self._process is None:
                 self._start()
             try:
-                return self._ask(page)
+                results: Results = self._ask(page)
+                return results
             except (EOFError, ConnectionError):
                 code = self.close()
                 if code != -signal.SIGTERM:  # somebody wants the machine; it says nothing of the page

@@ -97,18 +97,19 @@ def read(out: str) -> dict[str, Any]:
     path = files.join(out, "stats.json")
     if not files.exists(path):
         raise RunError(f"{out} is no finished run (no stats.json); make labels OUT={out} makes or finishes one")
-    return json.loads(files.read_bytes(path))
+    made: dict[str, Any] = json.loads(files.read_bytes(path))
+    return made
 
 
 def reject_share(stats: Mapping[str, Any]) -> float:
     """Pages that failed among all pages of a run. Those that nobody asked for, by a filter or a draw, did not fail."""
-    rejected = sum(
+    rejected: int = sum(
         n
         for counts in stats.values()
         for key, n in counts.items()
         if key.startswith("rejected.page.") and not key.startswith("rejected.page.select.")
     )
-    pages = sum(counts.get("pages", 0) for counts in stats.values())
+    pages: int = sum(counts.get("pages", 0) for counts in stats.values())
     return rejected / max(1, pages + rejected)
 
 

@@ -15,10 +15,11 @@ from dvsft.patchlabels.settings import is_path
 
 def read_image(source: Source, index: int) -> bytes:
     """The encoded bytes of one row's image. Raises Unusable if the row has none."""
-    data = open_table(source)[index]["image"]
-    if not data or not data.get("bytes"):
+    image = open_table(source)[index]["image"]
+    data: bytes | None = image.get("bytes") if image else None
+    if not data:
         raise Unusable("read", "missing_image", f"row {index} of {source.path} holds no image bytes")
-    return data["bytes"]
+    return data
 
 
 @lru_cache(maxsize=4)

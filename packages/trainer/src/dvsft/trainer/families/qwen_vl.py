@@ -38,7 +38,8 @@ LORA_TARGET = (
 
 
 def image_token(processor: Any) -> int:
-    return processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    token: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+    return token
 
 
 def visual_positions(batch: Mapping[str, Tensor]) -> Tensor:

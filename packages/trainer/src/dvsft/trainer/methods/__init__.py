@@ -62,7 +62,8 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(B, T, D): the last layer's, after its norm."""
-    return model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    hidden: Tensor = model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    return hidden
 
 
 @cache

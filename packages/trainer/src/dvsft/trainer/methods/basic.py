@@ -110,9 +110,10 @@ def semantics_loss(states: ImageStates, embeddings: Tensor, chunk_size: int = 51
     read the embeddings' weight inside the forward of a module of the engine: that gathers it.
     """
     needs_grad = torch.is_grad_enabled()
-    return _ChunkedDivergence.apply(
+    total: Tensor = _ChunkedDivergence.apply(
         states.projected, states.target, embeddings.detach(), states.patch_weight, chunk_size, needs_grad
     )
+    return total
 
 
 class Recorder:
