@@ -215,10 +215,10 @@ def test_docvqa_predictions_get_their_known_anls():
     assert score.score(benchmarks.get("docvqa"), predicted(lines))["score"] == pytest.approx(67.4260, abs=5e-5)
 
 
-def mme_lines():
-    """LLaVA-1.5-7B's answers joined to the questions; three images it did not answer are left out."""
+def mme_lines(model="llava-v1.5-7b"):
+    """A model's answers joined to the questions; LLaVA-1.5-7B has none to three images, which are left out."""
     said = {}
-    for answer in read_jsonl(DATA / "mme" / "answers-llava-v1.5-7b.jsonl"):
+    for answer in read_jsonl(DATA / "mme" / f"answers-{model}.jsonl"):
         question = answer["prompt"].removesuffix("\nAnswer the question using a single word or phrase.")
         said[answer["question_id"].replace("/images/", "/"), question.strip()] = answer["text"]
     nth = defaultdict(int)
@@ -266,6 +266,16 @@ def test_mme_answers_of_llava_get_the_published_score_without_the_nine_scenes_it
     result = score.score(benchmarks.get("mme"), predicted(kept))["mme"]
     assert result["perception"] == pytest.approx(1508.6726, abs=5e-5)
     assert result["cognition"] == pytest.approx(355.7143, abs=5e-5)
+
+
+def test_mme_answers_of_the_larger_llava_get_their_scores():
+    if not (file := DATA / "mme" / "answers-llava-v1.5-13b.jsonl").is_file():
+        pytest.skip(f"LLaVA-1.5-13B's answers are not on this machine (looked for {file})")
+    lines = list(mme_lines("llava-v1.5-13b"))
+    assert len(lines) == 2374
+    result = score.score(benchmarks.get("mme"), predicted(lines))["mme"]
+    assert result["perception"] == pytest.approx(1531.3187, abs=5e-5)
+    assert result["cognition"] == pytest.approx(295.3571, abs=5e-5)
 
 
 @pytest.mark.parametrize("scorer_set", ["lmms-eval", "vlmevalkit"])
