@@ -1,10 +1,12 @@
 import json
+from typing import Any
 
 import pytest
 from trainer_fixtures import ROOT
 
 from dvsft.patchlabels.settings import build, resolved
 from dvsft.trainer.config import Config, ConfigError, load
+from dvsft.trainer.methods.dv_sft import DvSft
 
 MINIMAL = """
 output = "out"
@@ -29,7 +31,7 @@ def test_every_shipped_configuration_loads_with_the_paper_s_settings():
     assert len(configs) == 11
     methods = {"sft": "sft", "dvsft": "dv_sft", "basic": "basic"}
     for name, config in configs.items():
-        method = config.method
+        method: Any = config.method
         assert method.name == methods[name.rpartition("-")[2]]
         if not name.startswith("tiny"):
             assert config.optimizer.learning_rate == (2e-5 if "8b" in name else 5e-6)
@@ -56,7 +58,7 @@ def test_the_table_of_the_method_alone_turns_one_run_into_another():
 
 def test_an_unset_setting_gets_its_default_and_an_integer_serves_as_a_float(tmp_path):
     config = load(write(tmp_path, MINIMAL))
-    assert config.method.beta == 0.3 and config.model.freeze == ("vision_encoder",)
+    assert isinstance(config.method, DvSft) and config.method.beta == 0.3 and config.model.freeze == ("vision_encoder",)
     assert config.optimizer.learning_rate == 1.0 and isinstance(config.optimizer.learning_rate, float)
 
 
