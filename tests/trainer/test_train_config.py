@@ -78,7 +78,7 @@ def test_an_unset_setting_gets_its_default_and_an_integer_serves_as_a_float(tmp_
         ("[model]", '[method]\nname = "dv_sft"\nvision_weight = 0.0\n[model]', "weight = 0.0, expected more than 0"),
         ("[model]", '[method]\nname = "sft"\nbeta = 0.3\n[model]', "unknown key method.beta"),
         ("[model]", "[method]\nbeta = 0.3\n[model]", "method.name is missing"),
-        ("[model]", '[method]\nname = "dvsft"\n[model]', rf"name = .*one of {', '.join(METHODS)} \(did you mean dv_sft\?\)"),
+        ("[model]", '[method]\nname = "dvsft"\n[model]', rf"one of {', '.join(METHODS)} \(did you mean dv_sft\?\)"),
         ('[model]\npath = "model"', "model = 3", "model = 3, expected a table"),
         ("[model]", "[model", "is not TOML"),
     ],
