@@ -1,4 +1,4 @@
-"""The settings of one labelling run: one TOML file, stored resolved in run.json.
+"""The settings of one labeling run: one TOML file, stored resolved in run.json.
 
 `python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
 """
@@ -198,7 +198,7 @@ class Filter(Settings):
     PPL(answer | document, question) < max_ppl_document (arXiv 2605.26656)."""
 
     perplexities: str = ""
-    """The folder that `make filter` writes and labelling reads; without one every question is kept."""
+    """The folder that `make filter` writes and labeling reads; without one every question is kept."""
     min_ppl_question: NotNegative = 100.0
     """The answer cannot be known without the text."""
     max_ppl_document: Positive = 10.0
@@ -225,7 +225,7 @@ class Output(Settings):
 
 
 class Config(Settings):
-    """The settings of one labelling run."""
+    """The settings of one labeling run."""
 
     model: Model
     source: tuple[Source, ...] = ()
