@@ -10,6 +10,7 @@ SLOTS ?= 1
 PAGES ?= 20
 SCALE ?= cpu
 ARGS ?=
+JOBS ?= auto
 FORCE ?=
 
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
@@ -74,21 +75,21 @@ schema: | dev  ## write the JSON Schema of the config files, for editors
 	@for kind in label train; do \
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
-test: | dev  ## run all tests: ARGS="-m 'not cluster'" or any pytest option
-	@$(DEV) run -q --no-sync pytest $(ARGS)
+test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
+	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 PYTHONS ?= 3.11 3.12 3.13
 test-matrix: | $(UV)  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
 	@for python in $(PYTHONS); do \
 		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
 		$(UV) sync -q --frozen --python $$python --group dev && \
-		$(UV) run -q --no-sync pytest -m "not cluster" $(ARGS) || exit 1; \
+		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS) || exit 1; \
 	done
 	@echo "Python 3.11, lowest versions"
 	@$(UV) venv -q --clear --python 3.11 .venvs/test-lowest
 	@$(UV) pip install -q --python .venvs/test-lowest --resolution lowest-direct --group dev -e . \
 		$(patsubst %/,-e %,$(wildcard packages/*/))
-	@.venvs/test-lowest/bin/python -m pytest -m "not cluster" $(ARGS)
+	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS)
 
 lint: | dev  ## run ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .

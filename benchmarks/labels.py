@@ -1,4 +1,4 @@
-"""What labelling costs: the pipeline against the bare engine, rendering, relabelling, memory. Prints ratios.
+"""What labeling costs: the pipeline against the bare engine, rendering, relabeling, memory. Prints ratios.
 
     python benchmarks/labels.py [--pages N] [--threads N]
 
@@ -109,7 +109,7 @@ def measure(pages: int, threads: int) -> dict[str, float]:
         "pipeline, pages/s": pages / whole["seconds"],
         "pipeline / bare engine": bare["seconds"] / whole["seconds"],
         "rendered, pages/s": 10 * DOCUMENTS / drawn["seconds"],
-        "relabelled scans, pages/s": pages / again["seconds"],
+        "relabeled scans, pages/s": pages / again["seconds"],
         "peak MiB, OCR, 1x pages": small["peak_mib"],
         "peak MiB, OCR, 10x pages": whole["peak_mib"],
         "peak MiB, rendering, 1x pages": fewer["peak_mib"],

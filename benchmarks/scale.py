@@ -26,7 +26,7 @@ from pathlib import Path
 from labels import ROOT, copies
 
 PAGES_PER_SHARD = 4
-REQUEST = re.compile(rb'"(?:\x1b\[[0-9;]*m)*(GET|PUT|HEAD|POST|DELETE) (\S+) HTTP')  # coloured where not 200
+REQUEST = re.compile(rb'"(?:\x1b\[[0-9;]*m)*(GET|PUT|HEAD|POST|DELETE) (\S+) HTTP')  # colored where not 200
 
 
 def write_config(folder: Path, kind: str, path: str, pages_per_shard: int) -> Path:

@@ -72,7 +72,7 @@ SCALED_DOWN = {
     },
 }
 ROWS, COLS, LABELS, ANSWER = 44, 45, 137, 5
-"""DocVQA's averages: 1,964 visual tokens a page, 137 of them labelled, 5 answer tokens."""
+"""DocVQA's averages: 1,964 visual tokens a page, 137 of them labeled, 5 answer tokens."""
 
 
 def make_model(size: dict, device: str) -> Qwen3VLForConditionalGeneration:

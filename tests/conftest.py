@@ -17,7 +17,7 @@ from support import ROOT, SAMPLES
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real pages and tokenizers, whose licences keep them out of this repository."""
+    """Real pages and tokenizers, whose licenses keep them out of this repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real data is not on this machine (looked for {folder})")
@@ -26,7 +26,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def label() -> Callable[..., int]:
-    """Run the labelling pipeline in this process: label(config, out, *flags) -> exit code."""
+    """Run the labeling pipeline in this process: label(config, out, *flags) -> exit code."""
     from dvsft.labeler.commands import label as pipeline
     from dvsft.patchlabels import command
 

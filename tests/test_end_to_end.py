@@ -17,7 +17,7 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def write_labelling(folder: Path) -> Path:
+def write_labeling(folder: Path) -> Path:
     """Six paragraphs of the sample as SQuAD validation, and the config that labels them."""
     articles = json.loads((SAMPLES / "squad/train-v1.1.json").read_text())["data"][:6]
     (folder / "dev-v1.1.json").write_text(json.dumps({"version": "1.1", "data": articles}))
@@ -40,7 +40,7 @@ def write_training(folder: Path) -> Path:
 
 
 def test_a_text_becomes_labels_a_checkpoint_scores_and_a_picture(tmp_path):
-    run("-m", "dvsft.labeler.commands.label", "--config", write_labelling(tmp_path), "--out", tmp_path / "data")
+    run("-m", "dvsft.labeler.commands.label", "--config", write_labeling(tmp_path), "--out", tmp_path / "data")
     run("-m", "dvsft.trainer.tiny", "--processor", SAMPLES / "processor", "--output", tmp_path / "tiny")
     run("-m", "dvsft.trainer.train", "--config", write_training(tmp_path))
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]

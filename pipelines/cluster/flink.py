@@ -74,7 +74,7 @@ OPTIONS = (
     "--experiments=disable_logging_submission_environment\n"  # it would ask pip, which uv's environments lack
 )
 
-# What Flink's own start scripts pass to Java 17: its serialisers look into these packages.
+# What Flink's own start scripts pass to Java 17: its serializers look into these packages.
 OPENED = ("lang", "lang.invoke", "lang.reflect", "io", "net", "nio", "text", "time", "util", "util.concurrent")
 JAVA = ["-XX:+IgnoreUnrecognizedVMOptions", *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in OPENED)]
 

@@ -100,7 +100,7 @@ def _inline(value: Any) -> str:
 
 
 def shuffle_labels(source: Path, output: Path) -> None:
-    """Copy label shards with the labels of every page dealt out anew among its labelled patches: the same tokens, the
+    """Copy label shards with the labels of every page dealt out anew among its labeled patches: the same tokens, the
     same patches, but no longer where the words stand. A control."""
     for shard in sorted(source.rglob("*.parquet")):
         _, metadata = rows.open_shard(shard)

@@ -24,7 +24,7 @@ COMPARED = ("sft", "basic", "dv-sft")
 
 
 def prepare(scale: Scale, out: Path) -> None:
-    """Pages, labelled, and a random model."""
+    """Pages, labeled, and a random model."""
     from dvsft.trainer.tiny import write_tiny
 
     run.write_sources(scale, out / "sources")

@@ -2,7 +2,7 @@
 
     PYTHONPATH=pipelines python -m study.run --scale cpu --out out/study-cpu [--jobs 2] [--minutes 9]
 
-Everything goes through what users type: the labelling command, dvsft.trainer.train and evaluate, with files between
+Everything goes through what users type: the labeling command, dvsft.trainer.train and evaluate, with files between
 them. What has a result is not done again, so a study may be cut off and go on, and arms that are new are added to it.
 """
 
@@ -85,7 +85,7 @@ def label(scale: Scale, study: Path, name: str, sets: list[str], fonts: Sequence
     }
     config = arms.write_toml(study / "configs" / f"{name}.toml", settings)
     if pipeline.main(["--config", str(config), "--out", str(study / name)]):
-        raise SystemExit(f"labelling {config} failed, see above")
+        raise SystemExit(f"labeling {config} failed, see above")
 
 
 def run_job(scale: Scale, study: Path, arm: str, seed: int) -> None:

@@ -17,7 +17,7 @@ import pytest
 import s3
 from support import ROOT, SAMPLES, draw_page, encode, rejects, run_files
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 DOWNLOADS = ROOT / ".flink/jars"
 

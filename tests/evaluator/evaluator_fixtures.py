@@ -98,7 +98,7 @@ def model_folder(processor_folder, tmp_path_factory):
 
 
 def picture(path, words="", size=(256, 256), seed=0):
-    """Save a small picture of its own colour with words on it."""
+    """Save a small picture of its own color with words on it."""
     rng = random.Random(f"{path}{seed}")
     image = Image.new("RGB", size, tuple(rng.randint(180, 255) for _ in range(3)))
     ImageDraw.Draw(image).text((8, 8), words or Path(path).stem, fill="black", font=ImageFont.load_default(24))
@@ -107,7 +107,7 @@ def picture(path, words="", size=(256, 256), seed=0):
 
 
 def label_page(number, words, spec, tokenizer, cols=8, lines=8):
-    """One page of the label contract: words drawn on patch boundaries, each labelled at its last patch."""
+    """One page of the label contract: words drawn on patch boundaries, each labeled at its last patch."""
     font = ImageFont.load_default(20)
     image = Image.new("RGB", (cols * ONE_PATCH, lines * ONE_PATCH), "white")
     found: list[Any] = []

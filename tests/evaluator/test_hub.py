@@ -84,6 +84,6 @@ def test_a_local_snapshot_takes_the_place_of_the_hubs_own(data_folder, tmp_path)
     assert [(s.id, s.read_image()) for s in found] == [(s.id, s.read_image()) for s in local]
 
 
-def test_a_benchmark_that_is_rendered_is_not_looked_for_on_the_hub():
-    with pytest.raises(layouts.DataError, match="rendered by the labeler"):
+def test_a_benchmark_that_is_not_on_the_hub_is_not_looked_for_there():
+    with pytest.raises(layouts.DataError, match="found hub:, but it is not on the hub; expected --data squad=FOLDER"):
         benchmarks.load(benchmarks.get("squad"), {"squad": "hub:"})

@@ -18,7 +18,7 @@ TRAINING_SECONDS = 60
 
 
 def train_unshifted(folder, labels_folder):
-    """A few lines of the vision loss with beta 0: cross-entropy of the logits AT each labelled
+    """A few lines of the vision loss with beta 0: cross-entropy of the logits AT each labeled
     visual token.
     """
     loaded = lens.open_model(str(folder), lens.find_shards(labels_folder), "cpu")

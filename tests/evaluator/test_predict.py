@@ -72,8 +72,8 @@ def test_batched_left_padded_answers_are_those_of_single_samples(model_folder):
 
     loaded = generate.load(str(model_folder))
     loaded.model.generation_config.eos_token_id = None  # so that answers are long enough to differ
-    images = [Image.new("RGB", size, colour) for size, colour in (((256, 256), "red"), ((320, 640), "blue"))]
-    prompts = ["What?", "A much longer question about the colour of the picture?"]
+    images = [Image.new("RGB", size, color) for size, color in (((256, 256), "red"), ((320, 640), "blue"))]
+    prompts = ["What?", "A much longer question about the color of the picture?"]
     batched = generate.generate(loaded, prompts, images, 12)
     single = [generate.generate(loaded, [p], [i], 12)[0] for p, i in zip(prompts, images, strict=True)]
     assert batched == single and all(batched)
@@ -85,8 +85,8 @@ def test_next_tokens_of_a_batch_are_those_of_single_samples(model_folder):
     from dvsft.evaluator import generate
 
     loaded = generate.load(str(model_folder))
-    images = [Image.new("RGB", size, colour) for size, colour in (((256, 256), "red"), ((320, 640), "blue"))]
-    prompts = ["What?", "A much longer question about the colour of the picture?"]
+    images = [Image.new("RGB", size, color) for size, color in (((256, 256), "red"), ((320, 640), "blue"))]
+    prompts = ["What?", "A much longer question about the color of the picture?"]
     with torch.inference_mode():
         batched = loaded.model(**generate.encode(loaded, prompts, images)).logits[:, -1]
         for i in range(2):

@@ -204,8 +204,8 @@ def test_the_lens_page_shows_labels_and_readings_in_a_real_browser(chromium, mod
     choose(chromium, "page", "1")
     assert chromium.find_element("id", "views").text != first
     chromium.find_element("id", "only").click()
-    labelled = chromium.find_elements("css selector", ".patch.right, .patch.wrong")
-    assert labelled and all(patch.is_displayed() for patch in labelled)
+    labeled = chromium.find_elements("css selector", ".patch.right, .patch.wrong")
+    assert labeled and all(patch.is_displayed() for patch in labeled)
     assert_nothing_ran(chromium)
 
 

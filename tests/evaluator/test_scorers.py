@@ -104,7 +104,7 @@ def test_vqa_accuracy_is_the_mean_over_leave_one_out():
         ("a\nb", "b"),
     ],
 )
-def test_evalai_normalisation_keeps_the_servers_rules(text, normal):
+def test_evalai_normalization_keeps_the_servers_rules(text, normal):
     assert evalai.normalize_answer(text) == normal
 
 

@@ -1,4 +1,4 @@
-"""Bad input never ends a run and never vanishes: it is labelled correctly or rejected, counted, with a reason."""
+"""Bad input never ends a run and never vanishes: it is labeled correctly or rejected, counted, with a reason."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from dvsft.patchlabels import image
 
 
 def bad_inputs() -> dict[str, bytes]:
-    """Pages that cannot be labelled, by file name."""
+    """Pages that cannot be labeled, by file name."""
     bomb = io.BytesIO()
     Image.new("1", (30000, 30000)).save(bomb, "PNG")
     return {
@@ -35,11 +35,11 @@ def good_inputs() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = draw_page().rotate(90, expand=True)
-    grey16 = Image.fromarray(np.asarray(draw_page().convert("L"), np.uint16) * 257)
+    gray16 = Image.fromarray(np.asarray(draw_page().convert("L"), np.uint16) * 257)
     return {
         "plain.png": encode(draw_page()),
         "cmyk.jpg": encode(draw_page(mode="CMYK"), "JPEG", quality=95),
-        "sixteen.png": encode(grey16),
+        "sixteen.png": encode(gray16),
         "palette.png": encode(draw_page(mode="P")),
         "alpha.png": encode(transparent(draw_page())),
         "animated.gif": encode(draw_page(), "GIF", save_all=True, append_images=[draw_page("gone")]),

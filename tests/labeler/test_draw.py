@@ -101,7 +101,7 @@ def test_too_few_documents_say_so(documents):
         read(documents, of="documents", samples=31)
 
 
-def test_a_drawn_sample_is_labelled_and_no_other_runner_changes_it(documents, write_config, label, tmp_path):
+def test_a_drawn_sample_is_labeled_and_no_other_runner_changes_it(documents, write_config, label, tmp_path):
     """What was not drawn is no failure, and the pages are what the evaluator reads."""
     text = f"[source.draw]\nof = \"words\"\nsamples = 6\n[model]\nprocessor = '{SAMPLES}/processor'\n"
     config = tmp_path / "run.toml"

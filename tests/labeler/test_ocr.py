@@ -368,8 +368,8 @@ def paddle_models(tmp_path) -> Ocr:
     import yaml
 
     models = files("rapidocr") / "models"
-    recogniser = str(models / "PP-OCRv6_rec_small.onnx")
-    session = onnxruntime.InferenceSession(recogniser, providers=["CPUExecutionProvider"])
+    recognizer = str(models / "PP-OCRv6_rec_small.onnx")
+    session = onnxruntime.InferenceSession(recognizer, providers=["CPUExecutionProvider"])
     characters = session.get_modelmeta().custom_metadata_map["character"].splitlines()
     normalize = {"mean": [0.5] * 3, "std": [0.5] * 3, "scale": "1./255.", "order": "hwc"}
     configs = {

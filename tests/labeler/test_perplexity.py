@@ -257,9 +257,9 @@ def test_the_kept_set_is_exactly_what_the_stored_perplexities_say(scored, filter
     kept = {row["question_id"] for row in rows if row["ppl_question"] > low and row["ppl_document"] < high}
     pages = {row["page_id"] for row in rows if row["question_id"] in kept}
     assert 10 < len(kept) < len(rows) - 10 and len(pages) < 40
-    labelled = read_all(tmp_path / "out")
-    assert {qa["question_id"] for row in labelled for qa in row["qa"]} == kept
-    assert {row["id"] for row in labelled} == pages
+    labeled = read_all(tmp_path / "out")
+    assert {qa["question_id"] for row in labeled for qa in row["qa"]} == kept
+    assert {row["id"] for row in labeled} == pages
     _, metadata = open_shard(next((tmp_path / "out").glob("labels/*/*.parquet")))
     assert metadata.producer["filter"] == {"min_ppl_question": low, "max_ppl_document": high, "scorer": run.scorer}
     counts = stats.read(str(tmp_path / "out"))["squad-train"]

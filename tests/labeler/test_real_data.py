@@ -31,7 +31,7 @@ def test_funsd_labels_sit_where_the_human_words_end(real_data):
 
 @pytest.fixture(scope="module")
 def squad(real_data, tmp_path_factory):
-    """The 800 SQuAD paragraphs, rendered and labelled for the real Qwen3-VL."""
+    """The 800 SQuAD paragraphs, rendered and labeled for the real Qwen3-VL."""
     from dvsft.labeler.commands import label
 
     folder = tmp_path_factory.mktemp("squad")
@@ -65,13 +65,13 @@ def test_every_squad_label_is_right_by_construction(squad, real_data, tokenizer)
 
 
 def test_squad_pages_have_about_the_papers_shape(squad):
-    """333 visual tokens a page, 31.44% of them labelled; these paragraphs are longer than the filtered ones."""
+    """333 visual tokens a page, 31.44% of them labeled; these paragraphs are longer than the filtered ones."""
     counts = stats.read(str(squad))["squad-train"]
     assert 300 < counts["patches"] / counts["pages"] < 400
     assert 0.28 < counts["labels"] / counts["patches"] < 0.37
 
 
-def test_real_docvqa_pages_are_labelled_with_ids_of_the_real_tokenizer(
+def test_real_docvqa_pages_are_labeled_with_ids_of_the_real_tokenizer(
     real_data, write_config, label, tmp_path, tokenizer
 ):
     from PIL import Image

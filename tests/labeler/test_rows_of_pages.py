@@ -27,7 +27,7 @@ def row_of(words, processor, data=b"bytes"):
 
 
 def test_a_corner_is_decided_after_rounding_to_what_the_row_stores(processor):
-    """64 + 1e-9 px lies in the third patch, its float32 in the second: a relabelled row must not move."""
+    """64 + 1e-9 px lies in the third patch, its float32 in the second: a relabeled row must not move."""
     edge = 64 + 1e-9
     assert np.float32(edge) == 64
     row = row_of([Word("a", (1, 1, edge, edge), 0.1)], processor)

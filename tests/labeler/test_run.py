@@ -163,7 +163,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.01)
 
 
-def test_relabelled_rows_equal_labelling_from_scratch(write_config, label, tmp_path):
+def test_relabeled_rows_equal_labeling_from_scratch(write_config, label, tmp_path):
     pages = tmp_path / "pages"
     pages.mkdir()
     for number in range(4):
@@ -175,22 +175,22 @@ def test_relabelled_rows_equal_labelling_from_scratch(write_config, label, tmp_p
     second = write_config("images", pages, "second.toml", output=limit, **other)
     assert label(first, tmp_path / "first") == 0
     assert label(second, tmp_path / "scratch") == 0
-    flags = ["--from", str(tmp_path / "first"), "--config", str(second), "--out", str(tmp_path / "relabelled")]
+    flags = ["--from", str(tmp_path / "first"), "--config", str(second), "--out", str(tmp_path / "relabeled")]
     assert relabel.main(flags) == 0
-    assert run_files(tmp_path / "relabelled") == run_files(tmp_path / "scratch")
-    assert run_files(tmp_path / "relabelled") != run_files(tmp_path / "first")
+    assert run_files(tmp_path / "relabeled") == run_files(tmp_path / "scratch")
+    assert run_files(tmp_path / "relabeled") != run_files(tmp_path / "first")
 
 
-def test_relabelled_texts_are_drawn_for_the_new_grid(write_config, label, tmp_path):
+def test_relabeled_texts_are_drawn_for_the_new_grid(write_config, label, tmp_path):
     first = write_config("squad", SAMPLES / "squad", "first.toml", output=SMALL)
     second = write_config("squad", SAMPLES / "squad", "second.toml", output=SMALL, model={"min_pixels": 600000})
     assert label(first, tmp_path / "first") == label(second, tmp_path / "scratch") == 0
-    flags = ["--from", str(tmp_path / "first"), "--config", str(second), "--out", str(tmp_path / "relabelled")]
+    flags = ["--from", str(tmp_path / "first"), "--config", str(second), "--out", str(tmp_path / "relabeled")]
     assert relabel.main(flags) == 0
-    assert run_files(tmp_path / "relabelled") == run_files(tmp_path / "scratch")
+    assert run_files(tmp_path / "relabeled") == run_files(tmp_path / "scratch")
 
 
-def test_an_unfinished_run_is_not_relabelled(squad_config, label, tmp_path, capsys):
+def test_an_unfinished_run_is_not_relabeled(squad_config, label, tmp_path, capsys):
     label(squad_config, tmp_path / "first")
     next((tmp_path / "first").glob("labels/*/*.parquet")).unlink()
     flags = ["--from", str(tmp_path / "first"), "--config", str(squad_config), "--out", str(tmp_path / "second")]

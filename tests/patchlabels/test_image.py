@@ -30,9 +30,9 @@ def test_other_formats_and_cmyk_look_alike(kind, mode):
     assert np.abs(page - np.asarray(draw_page(), int)).mean() < 4
 
 
-def test_16_bit_grey_is_scaled_and_not_clipped():
-    grey = (np.asarray(draw_page("x", (64, 64), "L"), np.uint32) * 257 // 2).astype(np.uint16)
-    page = np.asarray(decode(encode(Image.fromarray(grey))))
+def test_16_bit_gray_is_scaled_and_not_clipped():
+    gray = (np.asarray(draw_page("x", (64, 64), "L"), np.uint32) * 257 // 2).astype(np.uint16)
+    page = np.asarray(decode(encode(Image.fromarray(gray))))
     assert page.max() == 127
 
 
@@ -49,7 +49,7 @@ def test_exif_orientation_turns_the_page_upright():
 
 
 def test_of_an_animation_the_first_frame_is_taken():
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     page = decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert page.getpixel((5, 5)) == (255, 0, 0)
 

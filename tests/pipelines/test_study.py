@@ -23,8 +23,6 @@ from dvsft.patchlabels import rows
 from dvsft.trainer.config import load
 from dvsft.visionloss.loss import IGNORE
 
-pytestmark = pytest.mark.timeout(600)  # whole runs, a minute on an idle machine
-
 
 def run(module: str, *arguments: str | Path) -> str:
     environment = {**alone(), "PYTHONPATH": "pipelines", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

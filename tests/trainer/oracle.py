@@ -55,7 +55,7 @@ def cosine(progress: float) -> float:
 
 
 def sample_losses(model, processor, page, sample, beta) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of all answer tokens and of all labelled visual tokens of one conversation."""
+    """The losses of all answer tokens and of all labeled visual tokens of one conversation."""
     messages = []
     for number, k in enumerate(sample.questions):
         qa = page["qa"][k]

@@ -84,8 +84,8 @@ def test_every_vision_label_stands_at_its_own_visual_token(encoder, pages):
             if batch["labels"][number, position] != IGNORE
         }
         assert found == dict(zip(page["patch_index"], page["token_id"], strict=True))
-        labelled = visual[torch.tensor(page["patch_index"])]
-        assert (batch["image_index"][number, labelled] == number).all()
+        labeled = visual[torch.tensor(page["patch_index"])]
+        assert (batch["image_index"][number, labeled] == number).all()
     assert (batch["image_index"][0] == TEXT).all()
 
 
@@ -125,7 +125,7 @@ def visual_inputs(model, batch):
 
 
 def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(processor_folder):
-    """FUNSD: a scan at its own size goes through the processor; the darkest labelled patches hold ink, and
+    """FUNSD: a scan at its own size goes through the processor; the darkest labeled patches hold ink, and
     painting one over changes its rows of pixel_values and no others."""
     folder = ROOT.parent / "shared/data/funsd/images"
     if not folder.is_dir():

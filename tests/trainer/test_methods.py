@@ -35,7 +35,7 @@ def encoder(processor_folder):
 
 @pytest.fixture(scope="module")
 def batch(encoder, processor_folder):
-    pages = [draw_page(0, processor_folder), draw_page(1, processor_folder, grid=(3, 7), labelled=False)]
+    pages = [draw_page(0, processor_folder), draw_page(1, processor_folder, grid=(3, 7), labeled=False)]
     return encoder([example_of(pages[0]), TEXT_ONLY, example_of(pages[1], (("Why?", "a longer answer here"),))])
 
 

@@ -28,8 +28,8 @@ SHIPPED = {
 
 @pytest.fixture(scope="module")
 def shard(processor_folder, tmp_path_factory):
-    """20 labelled pages and 4 without labels. Every question has a second answer, which is not trained on."""
-    pages = [draw_page(number, processor_folder, labelled=number % 6 > 0) for number in range(24)]
+    """20 labeled pages and 4 without labels. Every question has a second answer, which is not trained on."""
+    pages = [draw_page(number, processor_folder, labeled=number % 6 > 0) for number in range(24)]
     for question in (question for page in pages for question in page["qa"]):
         question["answers"].append("nobody knows that")
     return write_shard(tmp_path_factory.mktemp("oracle") / "0.parquet", pages, processor_folder)

@@ -40,12 +40,12 @@ BASIC = {
 
 @pytest.fixture(scope="module")
 def mixed(processor_folder, tmp_path_factory):
-    """24 labelled pages, 8 texts without an image, 4 pages without labels: some batches lack the one or
+    """24 labeled pages, 8 texts without an image, 4 pages without labels: some batches lack the one or
     other."""
     folder = tmp_path_factory.mktemp("mixed")
     pages = [draw_page(number, processor_folder) for number in range(24)]
     pages += [text_page(n, processor_folder, [(f"What comes after {n}?", f"{n + 1}")]) for n in range(24, 32)]
-    pages += [draw_page(number, processor_folder, labelled=False) for number in range(32, 36)]
+    pages += [draw_page(number, processor_folder, labeled=False) for number in range(32, 36)]
     write_shard(folder / "0.parquet", pages, processor_folder)
     return folder
 

@@ -20,7 +20,7 @@ from dvsft.patchlabels.settings import build, resolved
 
 ROOT = Path(__file__).parents[2]
 FONT = next((ROOT / "packages/labeler/src/dvsft/labeler/fonts").glob("*.ttf"), None)
-COLOURS = [
+COLORS = [
     "red",
     "lime",
     "blue",
@@ -36,7 +36,7 @@ COLOURS = [
 ]
 WORDS = ["total", "date", "name", "tax", "sum", "paid", "from", "sent", "page", "order", "item", "price"]
 ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
-"""Shares: every answer token, labelled visual token and image counts one."""
+"""Shares: every answer token, labeled visual token and image counts one."""
 
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
@@ -56,8 +56,8 @@ def write_shard(path, pages, processor_folder, grid=GRID):
     return path
 
 
-def draw_page(number, processor_folder, grid=(4, 5), labelled=True, qa=None):
-    """A page with a word in every second patch, on a colour of its own so that a tiny encoder soon tells them
+def draw_page(number, processor_folder, grid=(4, 5), labeled=True, qa=None):
+    """A page with a word in every second patch, on a color of its own so that a tiny encoder soon tells them
     apart; each labels its patch with its first token."""
     tokenizer = Tokenizer.from_file(str(processor_folder / "tokenizer.json"))
     high, wide = grid
@@ -72,14 +72,14 @@ def draw_page(number, processor_folder, grid=(4, 5), labelled=True, qa=None):
         word = WORDS[(number * 5 + patch * 7) % len(WORDS)]
         row, col = divmod(patch, wide)
         corner = (col * side, row * side)
-        pen.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), COLOURS[WORDS.index(word)])
+        pen.rectangle((*corner, corner[0] + side - 1, corner[1] + side - 1), COLORS[WORDS.index(word)])
         pen.text((corner[0] + 1, corner[1] + 6), word, "black", font=font)
         placed[patch] = word
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     first, last = placed[min(placed)], placed[max(placed)]
     questions = qa if qa is not None else [("Which word comes first?", first), ("Which word comes last?", last)]
-    if not labelled:
+    if not labeled:
         placed = {}
     return {
         "id": f"drawn/train/{number:04d}",
@@ -103,7 +103,7 @@ def draw_page(number, processor_folder, grid=(4, 5), labelled=True, qa=None):
 
 def text_page(number, processor_folder, qa):
     """A row without an image."""
-    page = draw_page(number, processor_folder, labelled=False, qa=qa)
+    page = draw_page(number, processor_folder, labeled=False, qa=qa)
     return page | {"image": None, "image_sha256": None, "width": 0, "height": 0, "rows": 0, "cols": 0}
 
 
@@ -165,7 +165,7 @@ def launch_two_ranks(configs):
         "LOCAL_SIZE": "2",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

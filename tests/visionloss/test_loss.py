@@ -85,7 +85,7 @@ def test_the_smoothing_set_of_an_image_is_its_own_and_has_no_duplicates():
 
 
 def test_the_vision_loss_is_not_shifted():
-    """Hidden states that spell out their own label score near zero; the neighbour's score badly."""
+    """Hidden states that spell out their own label score near zero; the neighbor's score badly."""
     labels = torch.arange(10)
     own = 50.0 * F.one_hot(labels, VOCABULARY).double()
     head = nn.Linear(VOCABULARY, VOCABULARY, bias=False, dtype=torch.float64)

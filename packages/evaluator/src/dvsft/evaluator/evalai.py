@@ -1,4 +1,4 @@
-"""The answer normalisation of the VQA challenge's EvalAI server.
+"""The answer normalization of the VQA challenge's EvalAI server.
 
 Definition: `EvalAIAnswerProcessor` of facebookresearch/mmf (pythia/tasks/processors.py at c46b3b3), which is
 what TextVQA's published figures use; it derives from the VQA API of Agrawal et al. Its oddities are part of the

@@ -1,4 +1,4 @@
-"""The settings of one labelling run: one TOML file, stored resolved in run.json.
+"""The settings of one labeling run: one TOML file, stored resolved in run.json.
 
 `python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
 """
@@ -78,9 +78,10 @@ class Source(Settings):
     draw: Sample = Sample()
 
     @model_validator(mode="after")
-    def _only_documents_are_drawn(self) -> Source:
-        if self.draw.of and self.kind != "documents":
-            raise ConfigError(f'draw belongs to kind = "documents", found kind = "{self.kind}"')
+    def _draw_fits_kind(self) -> Source:
+        if self.draw.of and not LAYOUTS[self.kind].sampled:
+            kinds = " or ".join(f'"{kind}"' for kind, layout in LAYOUTS.items() if layout.sampled)
+            raise ConfigError(f'draw belongs to kind = {kinds}, found kind = "{self.kind}"')
         return self
 
     @property
@@ -197,7 +198,7 @@ class Filter(Settings):
     PPL(answer | document, question) < max_ppl_document (arXiv 2605.26656)."""
 
     perplexities: str = ""
-    """The folder that `make filter` writes and labelling reads; without one every question is kept."""
+    """The folder that `make filter` writes and labeling reads; without one every question is kept."""
     min_ppl_question: NotNegative = 100.0
     """The answer cannot be known without the text."""
     max_ppl_document: Positive = 10.0
@@ -224,7 +225,7 @@ class Output(Settings):
 
 
 class Config(Settings):
-    """The settings of one labelling run."""
+    """The settings of one labeling run."""
 
     model: Model
     source: tuple[Source, ...] = ()
@@ -249,7 +250,7 @@ class Config(Settings):
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""
-        return bool(self.filter.perplexities) and source.kind == "squad"
+        return bool(self.filter.perplexities) and LAYOUTS[source.kind].filtered
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -1,4 +1,4 @@
-"""A page before it is labelled, and a page that cannot be."""
+"""A page before it is labeled, and a page that cannot be."""
 
 from __future__ import annotations
 

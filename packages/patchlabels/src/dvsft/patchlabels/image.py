@@ -1,4 +1,4 @@
-"""Encoded bytes -> upright RGB. Labelling, training and evaluation all decode through here, so that they see
+"""Encoded bytes -> upright RGB. Labeling, training and evaluation all decode through here, so that they see
 the same pixels in the same orientation."""
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ImageError(DvsftError):
 def decode(data: bytes) -> Image.Image:
     """The upright RGB picture that `data` holds.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, CMYK and
+    EXIF orientation is applied, transparency is laid on white, 16-bit gray is scaled to 8 bits, CMYK and
     palettes are converted, of an animation the first frame is taken.
     Raises ImageError: empty, not_an_image, too_many_pixels or truncated.
     """

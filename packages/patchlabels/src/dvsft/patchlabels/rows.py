@@ -26,7 +26,7 @@ ROW_GROUP_BYTES = 64 * 2**20  # of images, for pages that are much larger
 
 DROP_REASONS = (
     "no_glyph",  # rendering: no font has the characters, the word was not drawn
-    "misaligned",  # OCR: the recogniser's characters do not add up to the line's text
+    "misaligned",  # OCR: the recognizer's characters do not add up to the line's text
     "no_token",  # the tokenizer makes nothing of the word
     "too_many_tokens",
     "too_tall",

@@ -179,6 +179,6 @@ class Encoder:
             labels[padding + start - 1 : padding + end - 1] = ids[padding + start : padding + end]
         if example.visual_tokens:
             visual = (ids == self.image_token).nonzero()[:, 0]
-            labelled = visual[torch.tensor(example.patch_index, dtype=torch.long)]
-            labels[labelled] = torch.tensor(example.token_id, dtype=torch.long)
-            batch["image_index"][number, labelled] = number
+            labeled = visual[torch.tensor(example.patch_index, dtype=torch.long)]
+            labels[labeled] = torch.tensor(example.token_id, dtype=torch.long)
+            batch["image_index"][number, labeled] = number

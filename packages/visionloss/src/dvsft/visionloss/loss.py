@@ -1,7 +1,7 @@
-"""The loss of DV-SFT (arXiv 2605.26656): text and vision cross entropy at the labelled positions only.
+"""The loss of DV-SFT (arXiv 2605.26656): text and vision cross entropy at the labeled positions only.
 
     text      L_t = mean over answer tokens of CE
-    vision    L_v = mean over labelled visual tokens of
+    vision    L_v = mean over labeled visual tokens of
                     -[ (1-beta) log P(w_i | h_i) + beta/(|V|-1) * sum_{t in V, t != w_i} log P(t | h_i) ]
 
 with h_i the hidden state at the visual token's OWN position (not shifted), w_i its label and V the set of

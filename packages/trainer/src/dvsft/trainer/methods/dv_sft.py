@@ -1,7 +1,7 @@
-"""DV-SFT (arXiv 2605.26656): the text loss, and every labelled visual token predicts its own word.
+"""DV-SFT (arXiv 2605.26656): the text loss, and every labeled visual token predicts its own word.
 
 L = L_t + vision_weight * L_v
-L_t = mean over answer tokens,  L_v = mean over labelled visual tokens; for both see `loss`
+L_t = mean over answer tokens,  L_v = mean over labeled visual tokens; for both see `loss`
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ class DvSft(Method):
     """Label smoothing over the words of the page, beta in arXiv 2605.26656."""
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
-        labelled = (batch["labels"] != IGNORE).sum()
+        labeled = (batch["labels"] != IGNORE).sum()
         texts = answer_positions(batch).sum()
-        return {"text_labels": texts, "vision_labels": labelled - texts}
+        return {"text_labels": texts, "vision_labels": labeled - texts}
 
     def loss(self, model: Any, batch: Batch, shares: Mapping[str, float]) -> Pass:
         """Text and visual rows meet the head together, so that its gradient is made once."""
-        hidden, labelled = hidden_states(model, batch), batch["labels"] != IGNORE
-        image_index = batch["image_index"][labelled]
+        hidden, labeled = hidden_states(model, batch), batch["labels"] != IGNORE
+        image_index = batch["image_index"][labeled]
         visual = image_index >= 0
         weight = torch.where(visual, self.vision_weight * shares["vision_labels"], shares["text_labels"])
         loss, rows, hits = row_loss(
-            hidden[labelled],
+            hidden[labeled],
             model.get_output_embeddings(),
-            batch["labels"][labelled],
+            batch["labels"][labeled],
             image_index,
             weight,
             beta=self.beta,
