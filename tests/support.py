@@ -6,6 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -35,7 +36,7 @@ def encode(page: Image.Image, kind="PNG", **options) -> bytes:
     return file.getvalue()
 
 
-def read_all(out: Path) -> list[dict]:
+def read_all(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(out.glob("labels/*/*.parquet")) for row in rows.read(path)]
 
 

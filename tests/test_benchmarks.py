@@ -14,6 +14,7 @@ def test_a_program_says_its_options(path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(path.parent)
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)

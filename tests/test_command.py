@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -12,7 +13,7 @@ HEAVY = ("torch", "transformers", "apache_beam", "pydantic", "pyarrow", "numpy",
 
 
 def test_every_verb_we_list_is_registered_and_every_registered_one_is_listed():
-    registered = {entry.name for entry in command.entry_points(group=command.GROUP)}
+    registered = {entry.name for entry in entry_points(group=command.GROUP)}
     assert registered == set(command.VERBS)
 
 

@@ -9,6 +9,7 @@ import venv
 import zipfile
 from email import message_from_bytes
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import ROOT, SAMPLES
@@ -17,13 +18,14 @@ PROJECTS = [ROOT / "pyproject.toml", *sorted(ROOT.glob("packages/*/pyproject.tom
 UV = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
 
 
-def project(path: Path) -> dict:
-    return tomllib.loads(path.read_text())["project"]
+def project(path: Path) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads(path.read_text())["project"]
+    return table
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheels")
+    folder: Path = tmp_path_factory.mktemp("wheels")
     command = [UV, "build", "-q", "--wheel", "--all-packages", "--out-dir", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True)
     return folder

@@ -1,6 +1,8 @@
 """What Google Dataflow would be asked for. Nothing is sent: the translation is all that can be tested without an
 account."""
 
+from typing import Any
+
 import pytest
 from support import SAMPLES
 
@@ -24,7 +26,8 @@ def translate(write_config, tmp_path):
         options = label.beam_options(["--runner=DataflowRunner", *cloud, *flags])
         pipeline = beam.Pipeline(options=options)
         label.build(pipeline, run, LabelShards(run, threads=1))
-        return pipeline.run().job
+        result: Any = pipeline.run()  # of the Dataflow runner
+        return result.job
 
     return job
 

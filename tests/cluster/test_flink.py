@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import flink
 import jars
@@ -25,7 +26,7 @@ def command(config: Path, out: Path | str, *flags: str) -> list[str]:
     return [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out", str(out), *flags]
 
 
-def label(config: Path, out: Path | str, *flags: str) -> subprocess.CompletedProcess:
+def label(config: Path, out: Path | str, *flags: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command(config, out, *flags), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
@@ -44,7 +45,7 @@ class RunningCluster:
         assert started.returncode == 0, started.stderr
         self.options = [*started.stdout.split(), "--parallelism=2"]
 
-    def ask(self, path: str, method: str = "GET") -> dict:
+    def ask(self, path: str, method: str = "GET") -> Any:
         port = flink.Cluster(self.folder).state["ports"]["rest"]
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -89,7 +90,8 @@ def write_documents(tmp_path, write_config):
         lines = [json.dumps({"id": name, "text": f"page {name} of some words"}) for name in names]
         (tmp_path / "d.jsonl").write_text("\n".join(lines))
         output = {"pages_per_shard": 2, "max_reject_share": 1.0}
-        return write_config("documents", path or tmp_path / "d.jsonl", output=output)
+        config: Path = write_config("documents", path or tmp_path / "d.jsonl", output=output)
+        return config
 
     return write
 

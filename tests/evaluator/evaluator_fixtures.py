@@ -6,6 +6,7 @@ import random
 import shutil
 import string
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # models this small only wait for each other's threads
 
@@ -109,7 +110,9 @@ def label_page(number, words, spec, tokenizer, cols=8, lines=8):
     """One page of the label contract: words drawn on patch boundaries, each labeled at its last patch."""
     font = ImageFont.load_default(20)
     image = Image.new("RGB", (cols * ONE_PATCH, lines * ONE_PATCH), "white")
-    draw, found, labels, col, row = ImageDraw.Draw(image), [], {}, 0, 0
+    found: list[Any] = []
+    labels: dict[Any, Any] = {}
+    draw, col, row = ImageDraw.Draw(image), 0, 0
     for word in words:
         width = draw.textlength(word, font)
         span = int(-(-(width + 6) // ONE_PATCH))

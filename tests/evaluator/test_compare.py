@@ -32,8 +32,8 @@ def test_questions_about_one_image_are_one_cluster(tmp_path):
         opened(tmp_path / name, {"textvqa": lines(np.repeat(rng.random(12) < 0.5, 10), **by_image)}) for name in "ab"
     )
     found = compare.difference(first, second, "textvqa")
-    gains = [second.items["textvqa"][f"{10 * i}"].values["vqa_accuracy"] for i in range(12)]
-    gains = 100 * np.subtract(gains, [first.items["textvqa"][f"{10 * i}"].values["vqa_accuracy"] for i in range(12)])
+    after = [second.items["textvqa"][f"{10 * i}"].values["vqa_accuracy"] for i in range(12)]
+    gains = 100 * np.subtract(after, [first.items["textvqa"][f"{10 * i}"].values["vqa_accuracy"] for i in range(12)])
     expected = stats.paired_difference(gains, range(12))
     assert (found.low, found.high, found.p) == pytest.approx((expected.low, expected.high, expected.p))
     assert (found.n, found.images) == (120, 12)
@@ -59,7 +59,7 @@ def test_the_halves_of_chartqa_are_strata(tmp_path):
     for name, human, augmented in (("a", [0] * 8, [1] * 4), ("b", [1] * 7 + [0], [1, 1, 1, 0])):
         halves = lines(human, lambda i: f"h{i}", "human/") + lines(augmented, lambda i: f"a{i}", "augmented/")
         runs.append(opened(tmp_path / name, {"chartqa": halves}))
-    found = compare.difference(*runs, "chartqa")
+    found = compare.difference(runs[0], runs[1], "chartqa")
     assert found.mean == pytest.approx(100 * (7 / 8 - 1 / 4) / 2)
     each = np.array([1] * 7 + [0]).std(ddof=1) / np.sqrt(8), np.array([0, 0, 0, -1]).std(ddof=1) / np.sqrt(4)
     error = 100 * np.hypot(*each) / 2
@@ -108,7 +108,7 @@ def test_a_run_on_one_image_has_a_difference_without_an_interval(tmp_path):
     runs = [
         opened(tmp_path / name, {"textvqa": lines([right], lambda i: "one")}) for name, right in (("a", 0), ("b", 1))
     ]
-    found = compare.difference(*runs, "textvqa")
+    found = compare.difference(runs[0], runs[1], "textvqa")
     assert (found.low, found.p, found.holm) == (None, None, None)
     report.write([run.path for run in runs], tmp_path / "out", {}, count=0)
     assert "– to –" in (tmp_path / "out/report.md").read_text()
@@ -118,7 +118,7 @@ def test_samples_that_differ_between_runs_are_left_out_and_the_report_says_so(tm
     ours = lines([1, 1, 0])
     ours[0]["question"] = "another question"
     runs = [opened(tmp_path / "a", {"textvqa": lines([0, 0, 0])}), opened(tmp_path / "b", {"textvqa": ours})]
-    assert compare.difference(*runs, "textvqa").n == 2
+    assert compare.difference(runs[0], runs[1], "textvqa").n == 2
     report.write([run.path for run in runs], tmp_path / "out", {}, count=0)
     for file in ("report.md", "report.html"):
         assert re.search(r"33\.3% not compared: 1 other.{0,2}_question", (tmp_path / "out" / file).read_text())
@@ -127,7 +127,7 @@ def test_samples_that_differ_between_runs_are_left_out_and_the_report_says_so(tm
 def test_runs_with_nothing_in_common_have_no_difference_and_the_report_says_why(tmp_path):
     ours = [line | {"references": ["other"]} for line in lines([1, 1])]
     runs = [opened(tmp_path / "a", {"textvqa": lines([0, 0])}), opened(tmp_path / "b", {"textvqa": ours})]
-    assert compare.difference(*runs, "textvqa") is None
+    assert compare.difference(runs[0], runs[1], "textvqa") is None
     report.write([run.path for run in runs], tmp_path / "out", {}, count=5)
     assert "100% not compared: 2 other" in (tmp_path / "out/report.md").read_text()
     assert browser.choose(runs, "textvqa", 5) == []

@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import threading
+import time
 import urllib.error
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from evaluator_fixtures import picture, write_json
@@ -24,7 +26,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen, self.busy, self.always, self.key = [], [], 0, ""
+        self.seen: list[Any] = []
+        self.busy: list[int] = []
+        self.always, self.key = 0, ""
 
     @property
     def url(self):
@@ -32,6 +36,8 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    server: "Server"
+
     def do_GET(self):
         if self.allowed():
             self.reply(200 if self.path == "/v1/models" else 404, {"data": [BASE, ADAPTER]})
@@ -76,7 +82,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture

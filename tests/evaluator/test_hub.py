@@ -67,9 +67,8 @@ def test_hub_datasets_give_the_same_samples_as_folders(data_folder, tmp_path, mo
     rows = [hub_row(name, s) | {"image": {"bytes": s.read_image(), "path": None}} for s in local]
     if name in ("chartqa", "mme"):  # their hub sets may have their groups in another order
         rows.sort(key=lambda row: row.get("type") or row["category"], reverse=True)
-    asked = []
+    asked, table = [], datasets.Dataset.from_list(rows)
     monkeypatch.setattr(datasets, "load_dataset", lambda *what, **split: asked.append(what) or table)
-    table = datasets.Dataset.from_list(rows)
     hub_samples = benchmarks.load(benchmarks.get(name), {name: "hub:"})
     assert content(hub_samples) == content(local) and len(hub_samples) == len(local) > 1
     config = {"docvqa": "DocVQA", "infographicvqa": "InfographicVQA"}.get(name.removesuffix("-test"))
@@ -85,6 +84,6 @@ def test_a_local_snapshot_takes_the_place_of_the_hubs_own(data_folder, tmp_path)
     assert [(s.id, s.read_image()) for s in found] == [(s.id, s.read_image()) for s in local]
 
 
-def test_a_benchmark_that_is_rendered_is_not_looked_for_on_the_hub():
-    with pytest.raises(layouts.DataError, match="rendered by the labeler"):
+def test_a_benchmark_that_is_not_on_the_hub_is_not_looked_for_there():
+    with pytest.raises(layouts.DataError, match="found hub:, but it is not on the hub; expected --data squad=FOLDER"):
         benchmarks.load(benchmarks.get("squad"), {"squad": "hub:"})

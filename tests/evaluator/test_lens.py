@@ -10,7 +10,7 @@ import pytest
 import torch
 from evaluator_fixtures import tiny_model
 
-from dvsft.evaluator import lens
+from dvsft.evaluator import generate, lens
 from dvsft.patchlabels import command, rows
 from dvsft.patchlabels.image import decode
 
@@ -25,7 +25,7 @@ def train_unshifted(folder, labels_folder):
     batches = []
     for row in rows.read(lens.find_shards(labels_folder)[0]):
         image = decode(row["image"]["bytes"])
-        text = [lens.generate.chat(loaded.processor, "")]
+        text = [generate.chat(loaded.processor, "")]
         batch = loaded.processor(text=text, images=[image], return_tensors="pt")
         start = int((batch["input_ids"][0] == loaded.model.config.image_token_id).nonzero()[0, 0])
         batches.append((batch, start + torch.tensor(row["patch_index"]), torch.tensor(row["token_id"])))
@@ -88,7 +88,7 @@ def test_readings_are_the_models_own_logits_at_the_image_tokens(model_folder, la
     (page,) = lens.choose(shards, 1)
     image = decode(page.read_image())
     reading = lens.read(loaded, page, image)
-    text = [lens.generate.chat(loaded.processor, "a question that comes later")]
+    text = [generate.chat(loaded.processor, "a question that comes later")]
     batch = loaded.processor(text=text, images=[image], return_tensors="pt")
     with torch.no_grad():
         logits = loaded.model(**batch).logits[0]

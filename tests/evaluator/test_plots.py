@@ -43,7 +43,7 @@ def test_methods_at_the_same_epochs_are_lines_of_their_own():
 def test_seeds_become_a_mean_with_its_standard_error():
     found = plots.series(checkpoints(seeds=(0, 2, 4)), "epoch", "s")
     assert list(found) == ["SFT", "DV-SFT"]
-    assert found["SFT"][0.2] == Mean(3.0, pytest.approx(2 / 3**0.5))
+    assert found["SFT"][0.2] == Mean(3.0, pytest.approx(2 / 3**0.5))  # type: ignore[arg-type] # stands for a float
     assert plots.series(checkpoints(), "epoch", "s")["SFT"][0.2].error == 0
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluator_fixtures import picture, write_json
@@ -115,10 +116,11 @@ def test_out_of_memory_halves_the_batch_and_spares_the_run(monkeypatch):
         return [prompt.upper() for prompt in prompts]
 
     monkeypatch.setattr(generate, "generate", fails_above_two)
-    model = generate.LocalModel(None, None, None)
-    answers = model(["a", "b", "c", "d", "e"], [None] * 5, 8)
+    nothing: Any = None
+    model = generate.LocalModel(nothing, nothing, nothing)
+    answers = model(["a", "b", "c", "d", "e"], [nothing] * 5, 8)
     assert [answer.text for answer in answers] == ["A", "B", "C", "D", "E"]
-    (failed,) = model(["huge"], [None], 8)
+    (failed,) = model(["huge"], [nothing], 8)
     assert failed.text is None and failed.error.startswith("out_of_memory")
 
 

@@ -114,7 +114,7 @@ def test_every_sample_is_shown_with_its_own_picture(runs, data_folder):
         path = data_folder / files[sample.benchmark].format(number)
         shown = Image.open(io.BytesIO(base64.b64decode(pictures[sample.image].partition(",")[2])))
         expected = Image.open(path).getpixel((250, 250))
-        assert np.abs(np.subtract(shown.getpixel((250, 250)), expected)).max() <= 3
+        assert np.abs(np.subtract(np.array(shown.getpixel((250, 250))), np.array(expected))).max() <= 3
         seen.add(expected)
     assert len(seen) == 5  # each picture has its own color
 

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from evaluator_fixtures import DATA, predicted, write_run
@@ -129,7 +130,7 @@ def test_a_prediction_comes_back_from_its_line_as_it_was():
 
 
 def test_questions_share_an_image_by_its_hash_its_name_or_their_ids_beginning():
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"image_sha256": "aa", "image": "b"},
         {"image": "b"},
         {"image_sha256": None},
@@ -157,7 +158,7 @@ def test_a_report_reads_and_scores_every_line_once(tmp_path, monkeypatch):
         path = predictions.path_of(tmp_path / run, "ocrvqa")
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        settings = {"model": run, "endpoint": None, "patches": [64, 2048], "tags": {}, "created": "now"}
+        settings: dict[str, Any] = {"model": run, "endpoint": None, "patches": [64, 2048], "tags": {}, "created": "now"}
         predictions.write_json(tmp_path / run / "run.json", settings)
     parsed, scored, parse, scorer = [], [], predictions.parse, scorer_sets.scorer
     monkeypatch.setattr(predictions, "parse", lambda text: parsed.append(text) or parse(text))
@@ -223,7 +224,8 @@ def test_averages_of_the_table_stay_empty_until_all_their_benchmarks_are_there()
 
 def test_papers_averages_are_those_it_prints():
     rows = compare.paper_rows()
-    assert [round(c.score, 2) for c in rows["Qwen3-VL-2B + DV-SFT"] if c.benchmark == "average"] == [84.47, 75.86]
+    averages: list[Any] = [c.score for c in rows["Qwen3-VL-2B + DV-SFT"] if c.benchmark == "average"]
+    assert [round(score, 2) for score in averages] == [84.47, 75.86]
 
 
 def test_the_papers_averages_are_rounded_as_it_prints_them():

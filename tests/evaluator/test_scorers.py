@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluator_fixtures import predicted
@@ -221,7 +222,7 @@ def mme_lines(model="llava-v1.5-7b"):
     for answer in read_jsonl(DATA / "mme" / f"answers-{model}.jsonl"):
         question = answer["prompt"].removesuffix("\nAnswer the question using a single word or phrase.")
         said[answer["question_id"].replace("/images/", "/"), question.strip()] = answer["text"]
-    nth = defaultdict(int)
+    nth: defaultdict[Any, int] = defaultdict(int)
     for path in sorted((DATA / "mme" / "questions").glob("*.txt")):
         for row in path.read_text().splitlines():
             image, question, answer = row.split("\t")

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dvsft.labeler.page import Page
 
@@ -29,7 +30,7 @@ class Deadly:
             os._exit(7)
         return self
 
-    def __call__(self, page: Page) -> list[dict]:
+    def __call__(self, page: Page) -> list[dict[str, Any]]:
         kind, _, number = page.id.partition("-")
         been = Path(self.folder) / page.id
         if kind == "signal" or (kind == "once" and not been.exists()):

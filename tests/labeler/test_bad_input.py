@@ -148,8 +148,7 @@ def test_questions_of_the_wrong_shape_cost_no_page(write_config, label, tmp_path
 
 def test_an_error_no_stage_foresaw_is_one_rejected_page(write_config, label, tmp_path, monkeypatch):
     import dvsft.labeler.runs.shard
-
-    real = dvsft.labeler.runs.shard.render_page
+    from dvsft.labeler.labels.render import render_page as real
 
     def fragile(text, *arguments, **settings):
         if "bomb" in text:

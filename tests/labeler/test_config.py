@@ -1,6 +1,7 @@
 """One TOML a run; whatever is wrong with it is said with the cure."""
 
 import tomllib
+from typing import Any
 
 import pytest
 from support import ROOT
@@ -9,7 +10,7 @@ from dvsft.labeler.config import FONTS, ConfigError, extras, load, parse
 from dvsft.patchlabels import command
 from dvsft.patchlabels.settings import resolved
 
-MINIMAL = {"source": [{"kind": "images", "path": "pages"}], "model": {"processor": "p"}}
+MINIMAL: dict[str, Any] = {"source": [{"kind": "images", "path": "pages"}], "model": {"processor": "p"}}
 
 
 def test_defaults_are_the_papers_rules():

@@ -19,7 +19,7 @@ BLOW_UP = 8  # px a detector adds above and below
 def draw_line(dark_on_light: bool = True, words=WORDS):
     """A page with one line: (gray, ink boxes, centers of the characters, (x0, y0, x1, y1) of the blown-up line)."""
     page = Image.new("L", (460, 200), 255)
-    pen, x, boxes, centers = ImageDraw.Draw(page), 40, [], []
+    pen, x, boxes, centers = ImageDraw.Draw(page), 40.0, [], []
     for word in words:
         alone = Image.new("L", page.size, 0)
         ImageDraw.Draw(alone).text((x, 80), word, font=FONT, fill=255)
@@ -95,7 +95,7 @@ def test_slanted_and_upright_lines_are_no_special_case(degrees):
     gray, true, centers, box = draw_line()
     turn = np.vstack([cv2.getRotationMatrix2D((230, 100), degrees, 1), [0, 0, 1]])
     turn = np.array([[1, 0, 0], [0, 1, 150], [0, 0, 1]]) @ turn
-    turned = cv2.warpPerspective(gray, turn, (460, 500), flags=cv2.INTER_AREA, borderValue=255)
+    turned = cv2.warpPerspective(gray, turn, (460, 500), flags=cv2.INTER_AREA, borderValue=(255,))
     alone = []
     for x0, y0, x1, y1 in true:
         mask = np.zeros_like(gray)

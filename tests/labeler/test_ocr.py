@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from support import SAMPLES, draw_page
 
 from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import describe, make_engine
-from dvsft.labeler.ocr.lines import Reading, cut_line, detect_lines, place_words, read_page
+from dvsft.labeler.ocr.lines import LineEngine, Reading, cut_line, detect_lines, place_words, read_page
 from dvsft.labeler.ocr.reader import EngineError
 from dvsft.patchlabels import image
 
@@ -37,7 +38,9 @@ def test_a_line_is_split_at_its_spaces_and_nowhere_else():
 
 def test_each_word_keeps_the_columns_and_scores_of_its_own_characters():
     line = reading("ab cd", confidences=[0.2, 0.4, 0.6, 1.0])
-    first, second = place_words(line, 100)
+    placed = place_words(line, 100)
+    assert placed
+    first, second = placed
     assert first.centers == pytest.approx([10, 30])
     assert second.centers == pytest.approx([70, 90])
     assert (first.confidence, second.confidence) == pytest.approx((0.3, 0.8))
@@ -50,7 +53,7 @@ def test_full_width_signs_become_plain_ones():
 def test_a_line_whose_characters_do_not_add_up_is_refused_and_its_words_counted():
     assert place_words(reading("ab cd", characters="abcx"), 100) is None
 
-    class Liar:
+    class Liar(LineEngine):
         min_side = 32
 
         def detect(self, page):
@@ -63,7 +66,7 @@ def test_a_line_whose_characters_do_not_add_up_is_refused_and_its_words_counted(
 
 
 def test_lines_that_stick_out_of_the_page_are_read_inside_it():
-    class Outside:
+    class Outside(LineEngine):
         min_side = 32
 
         def detect(self, page):
@@ -135,7 +138,7 @@ def test_models_that_are_not_there_fail_before_the_run_and_say_so():
 
 
 def test_paddleocr_reads_like_rapidocr_with_the_same_models(engine, paddle_models):
-    paddle = make_engine(paddle_models)
+    paddle: Any = make_engine(paddle_models)
     page = image.decode((SAMPLES / "docvqa/documents/table.png").read_bytes())
     page = page.crop((0, 0, page.width, 400))
     ours = {(word.text, tuple(round(edge) for edge in word.box)) for word in read_page(engine, page)[0]}
@@ -186,7 +189,7 @@ def test_paddles_models_on_a_gpu_that_is_not_there_are_refused(paddle_models, mo
     with pytest.raises(EngineError, match="CUDAExecutionProvider"):
         make_engine(paddle_models.model_copy(update={"device": "gpu"}))
     stub = ModuleType("paddle")
-    stub.device = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
+    stub.__dict__["device"] = SimpleNamespace(cuda=SimpleNamespace(device_count=lambda: 1))
     monkeypatch.setitem(sys.modules, "paddle", stub)
     monkeypatch.setattr("paddleocr.TextDetection", lambda **_: None)
     monkeypatch.setattr("paddleocr.TextRecognition", lambda **_: None)
@@ -274,7 +277,7 @@ def test_a_strip_takes_no_more_memory_than_its_pixels(size):
 
 
 def test_every_line_keeps_its_own_text():
-    class Two:
+    class Two(LineEngine):
         min_side = 32
 
         def detect(self, page):
@@ -299,7 +302,7 @@ def test_an_engine_sees_pages_and_lines_as_blue_green_red(colored_page, tmp_path
     """As OpenCV reads them, which is what the models were trained on."""
     seen = []
 
-    class Spy:
+    class Spy(LineEngine):
         min_side = 32
 
         def detect(self, page):
@@ -327,7 +330,7 @@ def test_rapidocr_hands_on_the_colors_it_is_given(engine, colored_page, monkeypa
 
 
 def test_the_settings_of_the_detector_reach_it(engine, monkeypatch):
-    strict = make_engine(Ocr(box_threshold=0.99, min_side=100))
+    strict: Any = make_engine(Ocr(box_threshold=0.99, min_side=100))
     page = np.ascontiguousarray(np.asarray(draw_page(size=(320, 320))))
     assert len(engine.detect(page)) == 1
     assert len(strict.detect(page)) == 0
@@ -340,9 +343,10 @@ def test_the_settings_of_the_detector_reach_it(engine, monkeypatch):
 
 def test_paddles_detector_gets_its_settings_too(paddle_models):
     page = np.ascontiguousarray(np.asarray(draw_page(size=(320, 320))))
-    strict = make_engine(paddle_models.model_copy(update={"box_threshold": 0.99, "min_side": 100}))
+    strict: Any = make_engine(paddle_models.model_copy(update={"box_threshold": 0.99, "min_side": 100}))
     assert len(strict.detect(page)) == 0 and strict.min_side == 100
-    assert len(make_engine(paddle_models.model_copy(update={"box_threshold": 0.3})).detect(page)) == 1
+    lax: Any = make_engine(paddle_models.model_copy(update={"box_threshold": 0.3}))
+    assert len(lax.detect(page)) == 1
 
 
 def test_no_line_is_turned_upside_down_on_a_guess(engine):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -95,8 +96,19 @@ def test_padding_and_the_order_in_a_batch_change_nothing(scorer, requests):
 def test_only_answers_meet_the_head_and_what_a_model_does_behind_it_counts(requests):
     """Gemma 2 caps its logits behind the head."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8, "pad_token_id": 0}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4, "vocab_size": 4000}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+        "pad_token_id": 0,
+    }
+    heads: dict[str, Any] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "initializer_range": 0.4,
+        "vocab_size": 4000,
+    }
     model = Gemma2ForCausalLM(Gemma2Config(final_logit_softcapping=3.0, **sizes, **heads)).eval()
     seen = []
     model.lm_head.register_forward_hook(lambda *arguments: seen.append(arguments[-1].shape[:2]))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ def run(write_config, label, tmp_path):
     return str(tmp_path / "out")
 
 
-def pages_in(document: str) -> list[dict]:
+def pages_in(document: str) -> Any:
     (found,) = re.findall(r"const pages = (\[.*\]), reasons", document)
     return json.loads(found)
 

@@ -85,6 +85,6 @@ def test_the_real_tokenizer_takes_none_of_its_control_tokens_for_a_word(real_dat
         ids = tokenizer.encode(name, add_special_tokens=False).ids
         assert max(ids) < first and tokenizer.decode(ids) == name
     squad = json.loads((real_data / "squad/dev-240-paragraphs.json").read_text())
-    words = {w for a in squad["data"] for p in a["paragraphs"] for w in p["context"].split()} | set(WORDS)
-    words = sorted(words)
+    unique = {w for a in squad["data"] for p in a["paragraphs"] for w in p["context"].split()} | set(WORDS)
+    words = sorted(unique)
     assert [e.ids for e in tokenizer.encode_batch(words, add_special_tokens=False)] == plain_ids(path, words)

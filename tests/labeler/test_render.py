@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvsft.labeler.labels.render import FONTS, GAP, contrast, pick_colors, render_page, undrawn_answer
+from dvsft.labeler.config import FONTS
+from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 from support import SAMPLES, draw_page, encode, read_all, run_files
@@ -45,7 +46,7 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
 
 
 def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
-    write, shards = rows.write, []
+    write, shards = rows.write, list[Any]()
 
     def write_one(path, *rest):
         if shards:

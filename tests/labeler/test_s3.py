@@ -24,7 +24,7 @@ def keys(client) -> dict[str, str]:
     return {entry["Key"]: entry["ETag"] for entry in client.list_objects_v2(Bucket="labels", Prefix="out/")["Contents"]}
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
 
 

@@ -1,6 +1,7 @@
 """The Parquet contract."""
 
 import io
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -33,7 +34,7 @@ def metadata(**changes) -> rows.Metadata:
     return rows.Metadata(**{**fields, **changes})
 
 
-def row(number: int) -> dict:
+def row(number: int) -> dict[str, Any]:
     return {
         "id": f"docvqa/train/{number:03d}",
         "image": {"bytes": page_bytes(), "path": "a.png"},

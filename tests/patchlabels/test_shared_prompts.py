@@ -23,15 +23,18 @@ def test_the_first_answer_counts_stripped(answers, first):
 def test_a_model_is_tested_with_the_words_it_was_trained_with():
     from dvsft.evaluator import benchmarks
     from dvsft.trainer.batch import INSTRUCTIONS, make_example
-    from dvsft.trainer.data import Sample
+    from dvsft.trainer.data import Mixture, Sample
 
-    class Mixture:
+    class OnePage(Mixture):
+        def __init__(self):
+            pass
+
         def read(self, sample):
             qa = [{"question": " How many? ", "answers": [" 3 ", "three"]}]
             return {"id": "page", "rows": 0, "cols": 0, "patch_index": [], "token_id": [], "qa": qa}
 
     number = INSTRUCTIONS.index(prompts.TEST_INSTRUCTION)
-    example = make_example(Mixture(), Sample(0, 0, (0,), number))
+    example = make_example(OnePage(), Sample(0, 0, (0,), number))
     assert example.turns == ((benchmarks.get("docvqa").prompt(" How many? "), "3"),)
 
 

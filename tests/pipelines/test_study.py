@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from support import ROOT, SAMPLES, alone
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from dvsft.evaluator.predictions import write_json
 from dvsft.evaluator.scorers import squad_exact_match
 from dvsft.patchlabels import rows
 from dvsft.trainer.config import load
@@ -111,7 +113,7 @@ def test_shuffled_labels_are_the_same_words_on_the_same_patches_elsewhere(study)
 def test_a_study_that_goes_on_does_only_what_is_missing_the_main_arms_first(tmp_path):
     first = study_run.missing(tmp_path, list(arms.ARMS), seeds=2)
     assert len(first) == 2 * len(arms.ARMS) and {arm for arm, _ in first[:8]} == set(arms.MAIN)
-    study_run.write_json(study_run.result_of(tmp_path, *first[0]), {})
+    write_json(study_run.result_of(tmp_path, *first[0]), {})
     assert study_run.missing(tmp_path, list(arms.ARMS), seeds=2) == first[1:]
 
 
@@ -208,10 +210,13 @@ def test_an_arm_is_paired_with_sft_question_by_question():
 @pytest.mark.parametrize(("seeds", "pages"), [(8, 20), (2, 40), (8, 1)])
 def test_two_way_intervals_hold_the_truth_as_often_as_they_say(seeds, pages):
     """Gains that differ by seed and by page. An interval over pages alone holds the mean too seldom."""
-    draw, held, page = np.random.default_rng(0), Counter(), np.arange(120) // 4
+    held: Counter[Any] = Counter()
+    draw, page = np.random.default_rng(0), np.arange(120) // 4
     for _ in range(1000):
         gains = draw.normal(0, seeds, (3, 1)) + draw.normal(0, pages, (1, 30))[:, page] + draw.normal(0, 40, (3, 120))
-        low, high = intervals.two_way(3 + gains, page).interval
+        interval = intervals.two_way(3 + gains, page).interval
+        assert interval
+        low, high = interval
         held["both"] += low <= 3 <= high
         held["pages"] += abs(gains.mean()) <= 2.045 * np.bincount(page, gains.mean(0)).std(ddof=1) / 4 / 30**0.5
     assert held["both"] >= 940 and (held["pages"] < 860 or seeds < 8)
@@ -241,7 +246,7 @@ def test_answers_by_kind_are_those_of_its_questions():
 
 def test_no_guess_without_the_page_beats_the_floor():
     """The best guess knows the kind of question and the asked word's class, and so the answer's twelve words."""
-    answers = {}
+    answers: dict[Any, Any] = {}
     for number in range(4000):
         words = data.contextual(random.Random(f"floor:{number}"), 2)
         for question, answer in data.look_ups(words):

@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -31,12 +32,13 @@ def plain_loop(config: Config, steps: int) -> tuple[list[dict[str, float]], dict
         trained, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=settings.weight_decay
     )
     figures, warmup = [], math.ceil(settings.warmup_ratio * plan.steps)
+    method: Any = config.method
     for step in range(steps):
         samples = plan.samples[step * settings.global_batch : (step + 1) * settings.global_batch]
-        rows = [sample_losses(model, processor, pages[s.page], s, config.method.beta) for s in samples if s is not None]
+        rows = [sample_losses(model, processor, pages[s.page], s, method.beta) for s in samples if s is not None]
         text, vision = (torch.cat(losses) for losses in zip(*rows, strict=True))
         optimizer.zero_grad()
-        (text.sum() / len(text) + config.method.vision_weight * vision.sum() / len(vision)).backward()
+        (text.sum() / len(text) + method.vision_weight * vision.sum() / len(vision)).backward()
         norm = torch.stack([weight.grad.norm() for weight in trained]).norm()
         for weight in trained:
             weight.grad *= min(1.0, settings.max_grad_norm / float(norm))

@@ -135,11 +135,13 @@ def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(proces
     encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, grid)
     fit = grid.fit(*image.size)
     ink = fit.corner_patch(image.width * 0.5, image.height * 0.5)
+    assert ink is not None
     example = Example("real", TEXT_ONLY.turns, image, fit.rows, fit.cols, [ink], [5])
     x0, y0, x1, y1 = fit.patch_box(ink)
     painted = image.copy()
     shrink = 4  # resampling reaches a little over the edges
-    painted.paste((255, 0, 0), tuple(round(v) for v in (x0 + shrink, y0 + shrink, x1 - shrink, y1 - shrink)))
+    inner = round(x0 + shrink), round(y0 + shrink), round(x1 - shrink), round(y1 - shrink)
+    painted.paste((255, 0, 0), inner)
     batch = encoder([example])
     other = encoder([Example(**{**vars(example), "image": painted})])
     difference = (batch["pixel_values"] - other["pixel_values"]).abs().sum(1).view(len(fit), 4).sum(1)

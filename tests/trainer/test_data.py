@@ -1,5 +1,6 @@
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path, processor_folder):
 
 
 def test_ranks_and_passes_share_out_every_sample_once():
-    samples = pad_to_steps(list(range(37)), global_batch=12)
+    numbers: Any = range(37)  # stand for samples
+    samples = pad_to_steps(list(numbers), global_batch=12)
     assert len(samples) == 48 and samples[37:] == [None] * 11
     settings = {"world_size": 3, "micro_batch": 2, "accumulation": 2}
     shares = [micro_batches(samples, rank=rank, **settings) for rank in range(3)]

@@ -20,7 +20,7 @@ from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 ALL = (Sft(), DvSft(vision_weight=0.7, beta=0.2), Basic(direction_weight=0.6, semantics_weight=0.3))
-TERMS = {
+TERMS: dict[str, dict[str, tuple[float, str]]] = {
     "sft": {"text": (1, "text_labels")},
     "dv_sft": {"text": (1, "text_labels"), "vision": (0.7, "vision_labels")},
     "basic": {"text": (1, "text_labels"), "direction": (0.6, "images"), "semantics": (0.3, "images")},

@@ -4,10 +4,13 @@ import json
 import math
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 from trainer_fixtures import ROOT, draw_page, make_config, write_shard
 
 from dvsft.trainer import checkpoint, record
@@ -31,7 +34,7 @@ def before_step(monkeypatch):
     """before_step(n, act): call act(engine) before the n-th step that this process makes from now on."""
 
     def arrange(number, act):
-        calls = []
+        calls: list[Any] = []
 
         def step(engine, *arguments):
             calls.append(None)
@@ -258,9 +261,9 @@ def test_other_ranks_take_rank_0_s_decision_and_its_refusal(monkeypatch):
     def broadcast(box):
         box[:] = sent
 
-    monkeypatch.setattr(engines.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(engines.distributed, "broadcast_object_list", broadcast)
-    sent = [7, None]
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "broadcast_object_list", broadcast)
+    sent: list[Any] = [7, None]
     assert engines.as_rank_0(kill) == 7
     sent = [None, ResumeError("another run")]
     with pytest.raises(ResumeError, match="another run"):
@@ -273,11 +276,11 @@ def test_an_error_of_another_rank_is_raised_on_this_one_too(monkeypatch):
     def gather(everywhere, ours):
         everywhere[:] = [ours, None, ResumeError("rank 2 found nothing")]
 
-    monkeypatch.setattr(engines.distributed, "get_world_size", lambda: 3)
-    monkeypatch.setattr(engines.distributed, "all_gather_object", gather)
-    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
+    monkeypatch.setattr(distributed, "all_reduce", lambda found: found)
     engines.raise_on_all([], torch.device("cpu"))
-    monkeypatch.setattr(engines.distributed, "all_reduce", lambda found: found.add_(1))
+    monkeypatch.setattr(distributed, "all_reduce", lambda found: found.add_(1))
     with pytest.raises(ResumeError, match="rank 2 found nothing"):
         engines.raise_on_all([], torch.device("cpu"))
 
@@ -294,8 +297,8 @@ def test_a_page_that_cannot_be_read_ends_the_run_with_its_name_in_one_line(tiny,
 def test_a_state_that_some_rank_does_not_see_is_refused_on_all(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr(checkpoint.distributed, "all_reduce", lambda blind: blind.add_(2))
-    monkeypatch.setattr(checkpoint.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "all_reduce", lambda blind: blind.add_(2))
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 4)
     (tmp_path / "step-3").mkdir()
     with pytest.raises(ResumeError, match=r"2 of 4 ranks do not find .*step-3; put output on a file system that all"):
         checkpoint.load_state(SimpleNamespace(device="cpu"), tmp_path, 3)
@@ -332,4 +335,4 @@ def test_the_commit_of_a_repository_around_an_installed_package_is_not_recorded(
     assert record.git_commit(installed) is None and record.git_commit(own) == head
     own.write_text("changed")
     assert record.git_commit(own) == f"{head}-dirty"
-    assert record.Path(record.__file__) == ROOT / record.SOURCE
+    assert Path(record.__file__) == ROOT / record.SOURCE

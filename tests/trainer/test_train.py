@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -64,11 +65,11 @@ def four_layers(processor_folder, tmp_path_factory):
 def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
-    short = {"optimizer__max_steps": 4, "optimizer__epochs": 1}
+    short: dict[str, Any] = {"optimizer__max_steps": 4, "optimizer__epochs": 1}
     lora = {"rank": 4, "alpha": 8, "target": r".*language_model\.layers\.\d+\.self_attn\.q_proj|lm_head"}
     runs = []
     for stage in STAGES:
-        learn = {"optimizer__epochs": 4, "deepspeed__zero_stage": stage}
+        learn: dict[str, Any] = {"optimizer__epochs": 4, "deepspeed__zero_stage": stage}
         learn["optimizer__micro_batch"] = 2 if stage % 2 else 4  # with and without accumulation
         runs.append((f"dvsft-{stage}", tiny, learn))
         runs.append((f"sft-{stage}", tiny, learn | {"method": "sft", "optimizer__max_steps": 5}))
@@ -203,8 +204,8 @@ def test_checkpoints_at_fractions_of_the_epoch_are_plain_folders(one_rank):
     assert {"epoch-0.2", "epoch-2.5", "final"} <= folders
     record = json.loads((one_rank / "run.json").read_text())
     assert record["steps"] == 20 and record["exports"] == {"1": "epoch-0.2", "12": "epoch-2.5", "20": "final"}
-    model = AutoModelForImageTextToText.from_pretrained(one_rank / "epoch-0.2")
-    tokenizer = AutoTokenizer.from_pretrained(one_rank / "epoch-0.2")
+    model: Any = AutoModelForImageTextToText.from_pretrained(one_rank / "epoch-0.2")
+    tokenizer: Any = AutoTokenizer.from_pretrained(one_rank / "epoch-0.2")
     ids = tokenizer("total", return_tensors="pt").input_ids
     assert model.generate(ids, max_new_tokens=2).shape == (1, ids.shape[1] + 2)
 

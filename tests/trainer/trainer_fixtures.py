@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from support import alone
@@ -142,7 +143,7 @@ def make_config(output, model, labels, **changes):
     }
     for name, value in changes.items():
         *path, last = name.split("__")
-        inner = table
+        inner: dict[str, Any] = table
         for key in path:
             inner = inner.setdefault(key, {})
         inner[last] = {"name": value, "chunk_size": 64} if name == "method" else value

@@ -1,6 +1,7 @@
 """Heads whose logits are capped or scaled, against the models of transformers that have them."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from transformers import (
 from dvsft.visionloss.head import PLAIN, Transform, check_head, head_logits, head_transform
 from dvsft.visionloss.loss import TEXT, row_loss, text_token_loss
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
     "intermediate_size": 32,

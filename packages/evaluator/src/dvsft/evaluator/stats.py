@@ -12,16 +12,16 @@ from functools import lru_cache
 
 import numpy as np
 
+Names = Sequence[Hashable] | np.ndarray
 
-def indices(names: Sequence[Hashable]) -> np.ndarray:
+
+def indices(names: Names) -> np.ndarray:
     """(n,) names -> (n,) of int, equal where the names are."""
     number: dict[Hashable, int] = {}
     return np.array([number.setdefault(name, len(number)) for name in names], dtype=int)
 
 
-def clustered_standard_error(
-    scores: np.ndarray, weights: np.ndarray, strata: Sequence[Hashable], clusters: Sequence[Hashable]
-) -> float:
+def clustered_standard_error(scores: np.ndarray, weights: np.ndarray, strata: Names, clusters: Names) -> float:
     """Standard error of sum(weights * scores), where weights are constant within each stratum.
 
     scores, weights, strata: (n,). clusters: (n,), the image of each question. With one stratum and weights
@@ -49,8 +49,8 @@ class Difference:
 
 def paired_difference(
     differences: np.ndarray,
-    clusters: Sequence[Hashable],
-    strata: Sequence[Hashable] | None = None,
+    clusters: Names,
+    strata: Names | None = None,
     weights: np.ndarray | None = None,
 ) -> Difference:
     """sum(weights * differences) with a cluster-robust t interval.

@@ -78,9 +78,10 @@ class Source(Settings):
     draw: Sample = Sample()
 
     @model_validator(mode="after")
-    def _only_documents_are_drawn(self) -> Source:
-        if self.draw.of and self.kind != "documents":
-            raise ConfigError(f'draw belongs to kind = "documents", found kind = "{self.kind}"')
+    def _draw_fits_kind(self) -> Source:
+        if self.draw.of and not LAYOUTS[self.kind].sampled:
+            kinds = " or ".join(f'"{kind}"' for kind, layout in LAYOUTS.items() if layout.sampled)
+            raise ConfigError(f'draw belongs to kind = {kinds}, found kind = "{self.kind}"')
         return self
 
     @property
@@ -249,7 +250,7 @@ class Config(Settings):
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""
-        return bool(self.filter.perplexities) and source.kind == "squad"
+        return bool(self.filter.perplexities) and LAYOUTS[source.kind].filtered
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -59,7 +59,7 @@ def load(benchmark: Benchmark, data: Mapping[str, str]) -> list[Sample]:
 def _source(benchmark: Benchmark, place: str, named: bool) -> Iterable[Sample]:
     if place.startswith("hub:"):
         if benchmark.hub is None:
-            raise DataError("is rendered by the labeler and is not on the hub")
+            raise DataError(f"found {place}, but it is not on the hub; expected --data {benchmark.name}=FOLDER")
         return hub.samples(benchmark.hub, place.removeprefix("hub:"))
     root = Path(place)
     if not named:

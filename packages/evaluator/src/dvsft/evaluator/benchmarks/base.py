@@ -39,7 +39,7 @@ class Benchmark:
     metrics: tuple[Metric, ...]
     """The first gives the figure of the table. Empty where only a server can score."""
     hub: HubSource | None = None
-    """Where the hub has it; None if the labeler renders it."""
+    """Where the hub has it; None if it is not there."""
     prompt: Callable[[str], str] = ask
     """Question -> what the model is told."""
     max_new_tokens: int = 128

@@ -27,6 +27,7 @@ from dvsft.labeler.labels.render import undrawn_answer
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, differences, is_same_run
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
+from dvsft.labeler.sources.layouts import LAYOUTS
 
 Row = dict[str, Any]
 
@@ -72,8 +73,9 @@ def prepare_filter(config: Config, scorer: Mapping[str, Any]) -> FilterRun:
     """
     out, sources = config.filter.perplexities, [source for source in config.source if config.filters(source)]
     if not sources:
+        kinds = " or ".join(f'"{kind}"' for kind, layout in LAYOUTS.items() if layout.filtered)
         raise ConfigError(
-            'nothing to filter: name a folder, [filter] perplexities = "...", and a source of kind "squad"'
+            f'nothing to filter: name a folder, [filter] perplexities = "...", and a source of kind {kinds}'
         )
     plans = {source.slug: make_plan(source, config.output.pages_per_shard) for source in sources}
     run = FilterRun(out, scorer, {slug: plan.summary() for slug, plan in plans.items()})

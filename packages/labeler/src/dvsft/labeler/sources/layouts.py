@@ -11,18 +11,21 @@ from dataclasses import dataclass
 class Layout:
     """module: the file in this folder that reads it. Its `records(source)` yields what the publisher's files hold, as
     `read.pages_of` groups them; its `hub_records(source)` does so for the Hugging Face layout, where `on_hub`.
-    rendered: pages are drawn from text (label-to-image) instead of read by OCR."""
+    rendered: pages are drawn from text (label-to-image) instead of read by OCR.
+    sampled: [source.draw] may take a random sample of its texts. filtered: [filter] may drop its questions."""
 
     module: str
     rendered: bool = False
     on_hub: bool = True
+    sampled: bool = False
+    filtered: bool = False
 
 
 LAYOUTS = {
     "docvqa": Layout("rrc"),
     "infographicvqa": Layout("rrc"),
-    "squad": Layout("squad", rendered=True),
-    "documents": Layout("documents", rendered=True),
+    "squad": Layout("squad", rendered=True, filtered=True),
+    "documents": Layout("documents", rendered=True, sampled=True),
     "images": Layout("images", on_hub=False),
 }
 """By the `kind` of a source."""

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoTokenizer
 
 from dvsft.trainer.families import HookPoints, ModelError
 
-MODEL_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
+MODEL_TYPES: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
-PARTS = {
+PARTS: Mapping[str, str] = {
     "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
     "merger": r"model\.visual\.merger\.",
     "deepstack_mergers": r"model\.visual\.deepstack_merger_list\.",
