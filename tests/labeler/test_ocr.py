@@ -264,7 +264,8 @@ from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.lines import read_page
 assert read_page(make_engine(Ocr()), Image.new("RGB", (int(sys.argv[1]), int(sys.argv[2])), "white")) == ([], 0)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+status = open("/proc/self/status").read()  # ru_maxrss would be that of the process this one was forked from
+print(int(status.partition("VmHWM:")[2].split()[0]) / 2**20)
 """
 
 

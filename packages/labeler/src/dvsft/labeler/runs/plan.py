@@ -90,7 +90,9 @@ def make_plan(source: Source, pages_per_shard: int) -> Plan:
         else:
             rejects.append(item)
     if not pages and not rejects:
-        raise SourceError(f"{source.kind}: no pages in {source.path}; docs/reference/labels.md says what goes there")
+        raise SourceError(
+            f"{source.kind}: found no pages in {source.path}; docs/reference/labels.md says what goes there"
+        )
     return cut(sorted(pages, key=lambda page: page.id), rejects, pages_per_shard)
 
 
