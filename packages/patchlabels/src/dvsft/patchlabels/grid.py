@@ -99,6 +99,10 @@ class GridSpec:
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
 
+    def layout(self) -> dict[str, Any]:
+        """As `Metadata.layout` of label shards holds it."""
+        return {"family": "qwen_vl", **self.to_dict()}
+
     def fit(self, width: int, height: int) -> Grid:
         """The patch grid of a width x height px image.
 
