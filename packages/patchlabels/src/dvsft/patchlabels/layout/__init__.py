@@ -96,7 +96,7 @@ def layout(
 
 
 def family_of(files: Files) -> str:
-    """The family of a checkpoint's files. Raises LayoutError, with the reason, for processors and models without one."""
+    """The family of a checkpoint's files. Raises LayoutError with the reason for processors and models without one."""
     kind = image_part(files).get("image_processor_type") or image_part(files).get("feature_extractor_type")
     if kind is None:
         raise LayoutError(f"{PREPROCESSOR} lacks image_processor_type; use the checkpoint's own file")

@@ -1,7 +1,7 @@
 """Where the visual tokens of one image look.
 
-An image is a list of views in prompt order. A view is a crop of the page in cells, rows x cols in raster order, so it is
-a product of column intervals and row intervals: resizing, padding, tiling, pixel shuffle and pooling are all separable.
+An image is a list of views in prompt order. A view is a crop of the page in cells, rows x cols in raster order, so it
+is a product of column intervals and row intervals: resizing, padding, tiling, pixel shuffle, pooling are all separable.
 """
 
 from __future__ import annotations

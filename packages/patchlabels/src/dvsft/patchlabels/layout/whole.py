@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dvsft.patchlabels.layout.family import Fit
 from dvsft.patchlabels.layout.files import Reader
@@ -46,6 +47,6 @@ def smart_resize(width: float, height: float, side: int, low: float, high: float
     return rows, cols
 
 
-def whole(width: int, height: int, rows: int, cols: int, side: float, **separators: int) -> View:
+def whole(width: int, height: int, rows: int, cols: int, side: float, **options: Any) -> View:
     """The page stretched to rows x cols square cells."""
-    return View(edges(cols, width), edges(rows, height), (side, side), **separators)
+    return View(edges(cols, width), edges(rows, height), (side, side), **options)
