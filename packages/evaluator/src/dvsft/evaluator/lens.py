@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from dvsft.evaluator import browser, generate, layouts, predictions, report
+from dvsft.evaluator import browser, files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PredictError
 from dvsft.patchlabels import rows
@@ -115,7 +115,7 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
 def find_shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
     if not shards:
-        raise layouts.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
+        raise files.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
     return shards
 
 
@@ -166,7 +166,7 @@ def read_pages(shard: Path, places: Sequence[Place]) -> dict[Place, Page]:
         table = parquet.read_row_group(group, columns=COLUMNS)
         for place in members:
             row = table.slice(place[2], 1).to_pylist()[0]
-            found[place] = Page(row, metadata.dataset, partial(layouts.shard_image, str(shard), group, place[2]))
+            found[place] = Page(row, metadata.dataset, partial(files.shard_image, str(shard), group, place[2]))
     return found
 
 
