@@ -51,7 +51,9 @@ def as_version_1(shard: Path) -> None:
     old_drops = pa.struct([(reason, pa.int32()) for reason in VERSION_1_DROPS])
     types = {"words": old_words, "dropped": old_drops}
     schema = pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
-    grid = {name: value for name, value in metadata.layout.items() if name != "family"}
+    fields_read = metadata.layout.fields
+    grid = {"patch": fields_read["patch_size"], "merge": fields_read["merge_size"]}
+    grid |= {name: fields_read[name] for name in ("min_pixels", "max_pixels")}
     fields = {**json.loads(metadata.to_json()), "schema_version": 1, "grid": grid}
     del fields["layout"]
     named = schema.with_metadata({rows.METADATA_KEY: json.dumps(fields).encode()})

@@ -168,7 +168,7 @@ def page_row(name, image, words, labels, spec):
 def write_shard(folder, pages, spec, processor_folder, dataset="squad", split="dev"):
     folder.mkdir(parents=True, exist_ok=True)
     metadata = rows.Metadata(
-        layout=spec.layout(),
+        layout=spec.layout_spec(),
         tokenizer={"name": "tiny", "sha256": rows.tokenizer_sha256(processor_folder)},
         policy={"corner": "bottom-right"},
         producer={"engine": "test"},

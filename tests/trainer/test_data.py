@@ -68,7 +68,7 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
     other = type(GRID)(patch=14, merge=2, min_pixels=GRID.min_pixels, max_pixels=GRID.max_pixels + 1)
-    named = r"layout.max_pixels.*layout.patch: labels 16, model 14.*make relabel"
+    named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
     with pytest.raises(ContractError, match=r"tokenizer.sha256"):

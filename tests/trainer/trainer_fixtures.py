@@ -44,7 +44,7 @@ GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 def write_shard(path, pages, processor_folder, grid=GRID):
     """A shard of some pages; returns its path."""
     metadata = rows.Metadata(
-        layout=grid.layout(),
+        layout=grid.layout_spec(),
         tokenizer={"name": "test", "sha256": rows.tokenizer_sha256(processor_folder)},
         policy={},
         producer={"engine": "test"},

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from dvsft.evaluator import browser, generate, layouts, predictions, report
+from dvsft.evaluator import browser, files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PredictError
 from dvsft.patchlabels import rows
@@ -115,7 +115,7 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
 def find_shards(folder: Path) -> list[Path]:
     shards = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
     if not shards:
-        raise layouts.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
+        raise files.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
     return shards
 
 
@@ -126,11 +126,11 @@ def patches_of(grid: GridSpec) -> tuple[int, int]:
 
 def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
     """The model with the pixel limits of the labels. Raises ContractError if any shard is for another model."""
-    grid = GridSpec.from_dict(rows.open_shard(shards[0])[1].layout)
+    grid = GridSpec.from_layout(rows.open_shard(shards[0])[1].layout)
     loaded = generate.load(folder, device, patches_of(grid))
     sha256 = rows.tokenizer_sha256(folder)
     for shard in shards:
-        rows.open_shard(shard)[1].require(layout=loaded.grid.layout(), tokenizer_sha256=sha256, where=str(shard))
+        rows.open_shard(shard)[1].require(layout=loaded.grid.layout_spec(), tokenizer_sha256=sha256, where=str(shard))
     try:
         check_head(loaded.model, head_transform(loaded.model.config))
     except TypeError as error:
@@ -166,7 +166,7 @@ def read_pages(shard: Path, places: Sequence[Place]) -> dict[Place, Page]:
         places_here = list(members)
         read = rows.read_some(parquet, group, [number for *_, number in places_here], COLUMNS)
         for place, row in zip(places_here, read, strict=True):
-            found[place] = Page(row, metadata.dataset, partial(layouts.shard_image, str(shard), group, place[2]))
+            found[place] = Page(row, metadata.dataset, partial(files.shard_image, str(shard), group, place[2]))
     return found
 
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dvsft.patchlabels.errors import DvsftError
+from dvsft.patchlabels.layout import LayoutSpec
 
 SCHEMA_VERSION = 2
 READABLE = (1, 2)
@@ -85,11 +86,14 @@ class ContractError(DvsftError):
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a shard was made from and for. layout: {family, and each field of processor and model that the family
-    reads}; tokenizer: {name, sha256}; policy: the label rules; producer: the OCR engine or renderer with its models and
-    versions; fingerprint: sha256 over the pages that went in."""
+    """What a shard was made from and for.
 
-    layout: Mapping[str, Any]
+    layout: the family, and the fields of processor and model that it reads. tokenizer: {name, sha256}. policy: the
+    label rules. producer: the OCR engine or renderer with its models and versions. fingerprint: sha256 over the pages
+    that went in.
+    """
+
+    layout: LayoutSpec
     tokenizer: Mapping[str, str]
     policy: Mapping[str, Any]
     producer: Mapping[str, Any]
@@ -115,11 +119,11 @@ class Metadata:
                 f"found schema version {fields.get('schema_version')}, expected {' or '.join(map(str, READABLE))}; "
                 "label again with this version of dvsft (make labels)"
             )
-        if fields["schema_version"] == 1:
-            fields["layout"] = {"family": "qwen_vl", **fields.pop("grid")}
-        return cls(**fields)
+        old = fields["schema_version"] == 1
+        layout = LayoutSpec.from_grid(fields.pop("grid")) if old else LayoutSpec.from_dict(fields["layout"])
+        return cls(**{**fields, "layout": layout})
 
-    def require(self, *, layout: Mapping[str, Any], tokenizer_sha256: str, where: str = "these labels") -> None:
+    def require(self, *, layout: LayoutSpec, tokenizer_sha256: str, where: str = "these labels") -> None:
         """Raise ContractError unless the labels fit a model with this layout and tokenizer.
 
         Names every field that differs, both values, and the command that cures it.
@@ -138,12 +142,15 @@ class Metadata:
             )
 
 
-def _layout_differences(labels: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+def _layout_differences(labels: LayoutSpec, model: LayoutSpec) -> Iterator[str]:
     """Each field that differs, with both values; of two families only the names, since their fields are others."""
-    same_family = labels["family"] == model["family"]
-    for name in sorted(labels.keys() | model.keys()) if same_family else ["family"]:
-        if labels.get(name) != model.get(name):
-            yield f"layout.{name}: labels {labels.get(name)}, model {model.get(name)}"
+    if labels.family != model.family:
+        yield f"layout.family: labels {labels.family}, model {model.family}"
+        return
+    for name in sorted(labels.fields.keys() | model.fields.keys()):
+        ours, theirs = labels.fields.get(name), model.fields.get(name)
+        if ours != theirs:
+            yield f"layout.{name}: labels {ours}, model {theirs}"
 
 
 def parquet_schema(metadata: Metadata) -> pa.Schema:

@@ -77,7 +77,7 @@ class Pages:
         for number, file in enumerate(self.files):
             parquet, metadata = rows.open_shard(file)
             with parquet:
-                metadata.require(layout=grid.layout(), tokenizer_sha256=tokenizer_sha256, where=str(file))
+                metadata.require(layout=grid.layout_spec(), tokenizer_sha256=tokenizer_sha256, where=str(file))
                 counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
             groups += [(number, g, count) for g, count in enumerate(counts)]
         self._file_and_group = [(number, g) for number, g, _ in groups]
