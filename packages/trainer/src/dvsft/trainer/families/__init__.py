@@ -76,7 +76,7 @@ class Family(Protocol):
     def text_side(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A text model's state dict under the names that its weights have in a checkpoint of the family."""
 
-    def encoder(self, model: Any) -> nn.Module:
+    def encoder(self, model: Any) -> Any:
         """The vision side with its mergers: a transformers model of its own."""
 
 

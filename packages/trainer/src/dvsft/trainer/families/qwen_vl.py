@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from dvsft.trainer.families import HookPoints, ModelError
@@ -90,9 +90,8 @@ def hook_points(model: Any) -> HookPoints:
     return HookPoints(model.model.visual, lambda output: output.pooler_output, layers, attentions)
 
 
-def encoder(model: Any) -> nn.Module:
-    vision: nn.Module = model.model.visual
-    return vision
+def encoder(model: Any) -> Any:
+    return model.model.visual
 
 
 INITIALIZER_RANGE = 0.1
