@@ -22,7 +22,7 @@ def test_the_page_shows_each_label_beside_its_patch_and_escapes_all_text(tiny, p
     html = (tmp_path / "batch.html").read_text(encoding="utf-8")
 
     assert "&lt;" in html and not re.search(r"<(?![!/a-z])|<script|<b>", html)
-    assert "4 x 5 patches, 10 vision labels" in html
+    assert "20 visual tokens, 10 vision labels" in html
     figures = re.findall(r'<img src="data:image/png;base64,([^"]+)"><figcaption>(\d+): (.*?)</figcaption>', html)
     assert [int(patch) for _, patch, _ in figures] == page["patch_index"][:-1]
     assert figures[-1][2] == "f | total"

@@ -8,18 +8,20 @@ it is. Where a visual token holds several words, `more_labels[t]` has the others
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dvsft.patchlabels import image as images
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
 from dvsft.trainer.data import DataError, Lengths, Mixture, Sample, question_and_answer
-from dvsft.trainer.families import Family
+from dvsft.trainer.families import ModelError
 from dvsft.visionloss.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
@@ -44,15 +46,10 @@ class Example:
     id: str
     turns: tuple[tuple[str, str], ...]
     image: Any = None
-    rows: int = 0
-    cols: int = 0
+    visual_tokens: int = 0
     patch_index: Sequence[int] = ()
     token_id: Sequence[int] = ()
     supervised: bool = True
-
-    @property
-    def visual_tokens(self) -> int:
-        return self.rows * self.cols
 
     def tokens_by_patch(self) -> dict[int, list[int]]:
         """The labels of every labeled patch, each once."""
@@ -82,25 +79,49 @@ def make_example(mixture: Mixture, sample: Sample | None) -> Example:
     row = mixture.read(sample)
     pairs = [question_and_answer(row["qa"][number]) for number in sample.questions]
     turns = tuple((ask(question, INSTRUCTIONS[sample.instruction]), answer) for question, answer in pairs)
-    picture = None
-    if row["rows"]:
-        try:
-            picture = images.decode(row["image"]["bytes"])
-        except images.ImageError as error:
-            raise DataError(f"page {row['id']}: {error}; label again, which rejects such pages") from error
-    return Example(row["id"], turns, picture, row["rows"], row["cols"], row["patch_index"], row["token_id"])
+    picture = open_page(row) if row["visual_tokens"] else None
+    return Example(row["id"], turns, picture, row["visual_tokens"], row["patch_index"], row["token_id"])
+
+
+def open_page(row: Mapping[str, Any]) -> Image.Image:
+    """The image of a row, upright. Raises DataError where it is not what its labels were made on."""
+    try:
+        page = images.decode(row["image"]["bytes"])
+    except images.ImageError as error:
+        raise DataError(f"page {row['id']}: {error}; label again, which rejects such pages") from error
+    if page.size != (row["width"], row["height"]):
+        raise DataError(
+            f"page {row['id']}: found an image of {page.width} x {page.height} px, its labels were made on "
+            f"{row['width']} x {row['height']}; label again: make labels"
+        )
+    return page
 
 
 class Encoder:
     """Examples -> tensors, through the checkpoint's own processor."""
 
-    def __init__(self, processor: Any, family: Family, grid: GridSpec):
-        """Sets the processor's pixel limits to the grid's, and its padding to the left."""
-        self.processor, self.family, self.grid = processor, family, grid
-        processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
+    def __init__(self, processor: Any, spec: LayoutSpec):
+        """Sets the processor's pixel limits to the layout's, where it has such, and its padding to the left. Raises
+        ModelError for a processor without a chat template."""
+        self.processor, self.spec = processor, spec
+        if not processor.chat_template:
+            raise ModelError(
+                f"{type(processor).__name__} has no chat template, which training writes conversations with; put the "
+                "chat_template.jinja of an instruction-tuned checkpoint into its folder"
+            )
+        if "max_pixels" in spec.fields:
+            limits = {"shortest_edge": spec.fields["min_pixels"], "longest_edge": spec.fields["max_pixels"]}
+            processor.image_processor.size = limits
         processor.tokenizer.padding_side = "left"
-        self.image_token = family.image_token(processor)
-        self._special = tuple(processor.tokenizer.get_added_vocab())
+        self.image_token: int = processor.image_token_ids[0]
+        self._options = {"add_special_tokens": not self._writes_bos()}
+        # spaces and line ends are tokens of their own in some vocabularies, and harmless
+        self._special = tuple(token for token in processor.tokenizer.get_added_vocab() if token.strip())
+
+    def _writes_bos(self) -> bool:
+        """Whether the chat template itself begins with the token that the tokenizer would put first."""
+        first = self.processor.tokenizer.bos_token
+        return bool(first) and self.render(FILLER).startswith(first)
 
     def usable(self, text: str) -> bool:
         """Whether a question or answer holds no special token, which would take the prompt apart."""
@@ -112,38 +133,47 @@ class Encoder:
         return text
 
     def tokens(self, text: str) -> list[int]:
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.processor.tokenizer(text, **self._options)["input_ids"]
         return ids
 
     def lengths(self) -> Lengths:
         """How long conversations of this processor are. Questions, instructions and answers are tokenized each by
         itself: the chat template puts special tokens and line ends around them, which tokenizers merge with nothing."""
         return Lengths(
-            count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
-            instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
+            count=lambda texts: list(map(self._bare_length, texts)),
+            instructions=tuple(map(self._bare_length, INSTRUCTIONS)),
             template={(turns, image): self._template(turns, image) for turns in (1, 2) for image in (False, True)},
         )
 
-    def _template(self, turns: int, image: bool) -> int:
-        """Tokens of the chat template alone."""
-        whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
-        return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
+    def _bare_length(self, text: str) -> int:
+        return len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def answer_spans(self, example: Example) -> list[tuple[int, int]]:
-        """[start, end) of every answer and its end-of-turn token, in tokens of the expanded, unpadded text.
+    def _template(self, turns: int, image: bool) -> int:
+        """Tokens of the chat template alone, with what the processor writes around an image."""
+        page = self._blank if image else FILLER
+        example = replace(page, turns=(("x", "x"),) * turns)
+        ids = self._process([example])["input_ids"][0]
+        return len(ids) - 2 * turns * self._bare_length("x") - int((ids == self.image_token).sum())
+
+    def answer_spans(self, example: Example, ids: list[int]) -> list[tuple[int, int]]:
+        """[start, end) of every answer and its end-of-turn token in `ids`, what the processor made of the example,
+        unpadded.
 
         Raises DataError if the prompt is tokenized differently with an answer behind it than without.
         """
-        whole, expanded = self.tokens(self.render(example)), max(example.visual_tokens - 1, 0)
+        whole = self.tokens(self.render(example))
+        expanded = len(ids) - len(whole)  # by the image, which stands before all answers
         spans = []
         for turn in range(len(example.turns)):
             prompt = self.tokens(self.render(example, 2 * turn + 1, add_generation_prompt=True))
             answered = self.tokens(self.render(example, 2 * turn + 2).rstrip("\n"))
-            if whole[: len(prompt)] != prompt or whole[: len(answered)] != answered:
+            start, end = len(prompt) + expanded, len(answered) + expanded
+            fits = whole[: len(prompt)] == prompt and whole[: len(answered)] == answered
+            if not fits or ids[start:end] != answered[len(prompt) :]:
                 raise DataError(
                     f"page {example.id}: the answer {example.turns[turn][1]!r} melts into its prompt's tokens"
                 )
-            spans.append((len(prompt) + expanded, len(answered) + expanded))
+            spans.append((start, end))
         return spans
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -151,44 +181,78 @@ class Encoder:
         (B, T), and more_labels (B, T, K), K = 0 where no visual token has several; padded on the left. A batch without
         images gets a masked, unsupervised blank one. Raises DataError where a page's image and its labels do not fit
         together."""
-        pictures = [example.image for example in examples if example.visual_tokens]
-        encoded = self.processor(
-            text=[self.render(example) for example in examples],
-            images=pictures or None,
-            padding=True,
-            return_tensors="pt",
-            return_mm_token_type_ids=True,
-        )
-        batch: dict[str, Tensor] = dict(encoded)
+        batch = self._process(examples)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         batch["image_index"] = torch.full_like(batch["input_ids"], TEXT)
         most = max(len(tokens) for example in examples for tokens in [(), *example.tokens_by_patch().values()])
         batch["more_labels"] = torch.full((*batch["input_ids"].shape, max(most - 1, 0)), IGNORE)
-        self._check_grids([example for example in examples if example.visual_tokens], batch)
         for number, example in enumerate(examples):
+            self._check_count(example, batch["input_ids"][number])
             if example.supervised:
                 self._supervise(example, number, batch)
-        if not pictures:  # ranks must all run the encoder or none: with ZeRO one would wait for the other's gradients
-            batch = self.family.with_blank_image(
-                self.processor, batch, {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
-            )
-        batch["visual"] = self.family.visual_positions(batch)
+        if not any(example.visual_tokens for example in examples):
+            batch = self._with_blank_image(batch)
+        batch["visual"] = batch["input_ids"] == self.image_token
         return batch
 
-    def _check_grids(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> None:
-        grids = self.family.patch_grids(self.processor, batch) if examples else []
-        for example, found in zip(examples, grids, strict=True):
-            if found != (example.rows, example.cols):
-                raise DataError(
-                    f"page {example.id}: the processor makes {found[0]} x {found[1]} patches of the image, "
-                    f"the labels were made on {example.rows} x {example.cols}; label again: make labels"
-                )
+    def _process(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What the model takes, all that the processor makes. Each text has its list of images, which may be empty:
+        some processors count them text by text."""
+        pictures = [[example.image] if example.visual_tokens else [] for example in examples]
+        if "mm_token_type_ids" in self.processor.model_input_names:
+            options = {**self._options, "return_mm_token_type_ids": True}
+        else:
+            options = self._options
+        encoded = self.processor(
+            text=[self.render(example) for example in examples],
+            images=pictures if any(pictures) else None,
+            padding=True,
+            return_tensors="pt",
+            **options,
+        )
+        return dict(encoded)
+
+    @cached_property
+    def _blank(self) -> Example:
+        """A question without text about a black page, of the shape that makes the fewest visual tokens."""
+        sizes = ((64, 64), (320, 32), (32, 320))
+        size = min(sizes, key=lambda size: self.spec.fit(*size).visual_tokens)
+        return Example("blank", (("", ""),), Image.new("RGB", size), self.spec.fit(*size).visual_tokens)
+
+    @cached_property
+    def _blank_batch(self) -> dict[str, Tensor]:
+        return self._process([self._blank])
+
+    def _with_blank_image(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch without images plus a blank one that no position attends to, left of its first sample: ranks must all
+        run the encoder or none, since with ZeRO one would wait for the other's gradients."""
+        blank = self._blank_batch
+        ids = blank["input_ids"]
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id}
+        padding |= {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
+        padded = {
+            name: torch.cat(
+                [value.new_full((len(value), ids.shape[1], *value.shape[2:]), padding.get(name, 0)), value], 1
+            )
+            for name, value in batch.items()
+        }
+        for name in padded.keys() & blank.keys() - {"attention_mask"}:
+            padded[name][0, : ids.shape[1]] = blank[name][0]
+        return {**blank, **padded}
+
+    def _check_count(self, example: Example, ids: Tensor) -> None:
+        found = int((ids == self.image_token).sum())
+        if found != example.visual_tokens:
+            raise DataError(
+                f"page {example.id}: the processor makes {found} visual tokens of the image, its labels count "
+                f"{example.visual_tokens}; label it again, or project the labels onto this model: make relabel"
+            )
 
     def _supervise(self, example: Example, number: int, batch: dict[str, Tensor]) -> None:
         """Write one example's text and vision labels into row `number` of the batch."""
         ids, labels = batch["input_ids"][number], batch["labels"][number]
         padding = int((batch["attention_mask"][number] == 0).sum())
-        for start, end in self.answer_spans(example):
+        for start, end in self.answer_spans(example, ids[padding:].tolist()):
             labels[padding + start - 1 : padding + end - 1] = ids[padding + start : padding + end]
         if example.visual_tokens:
             visual = (ids == self.image_token).nonzero()[:, 0]

@@ -20,7 +20,7 @@ import numpy as np
 
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import ask, first_answer
 from dvsft.trainer.config import ConfigError, Dataset
 
@@ -28,7 +28,7 @@ DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_
 """What of a row decides training; the image by its hash."""
 
 INDEX_COLUMNS = ("visual_tokens", "qa")
-PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id", "qa")
+PAGE_COLUMNS = ("id", "image", "width", "height", "visual_tokens", "patch_index", "token_id", "qa")
 
 
 class DataError(DvsftError):
@@ -48,7 +48,8 @@ class Sample(NamedTuple):
 @dataclass(frozen=True)
 class Lengths:
     """How long a conversation is, in tokens. count: texts -> tokens of each. instructions: tokens of each. template:
-    (turns, with an image) -> tokens of the chat template around questions, instructions, answers and visual tokens."""
+    (turns, with an image) -> tokens of the chat template around questions, instructions, answers and visual tokens; of
+    the markers that some processors write between rows and tiles only those of the smallest image."""
 
     count: Callable[[list[str]], list[int]]
     instructions: tuple[int, ...]
@@ -69,7 +70,7 @@ class Index:
 class Pages:
     """The pages of one dataset by number, read from its shards one at a time."""
 
-    def __init__(self, labels: Sequence[str], grid: GridSpec, tokenizer_sha256: str):
+    def __init__(self, labels: Sequence[str], spec: LayoutSpec, tokenizer_sha256: str):
         """labels: folders (every *.parquet below) or globs. Raises DataError where there are none and
         dvsft.patchlabels.rows.ContractError for shards made for another model."""
         self.files = _shards(labels)
@@ -77,7 +78,7 @@ class Pages:
         for number, file in enumerate(self.files):
             parquet, metadata = rows.open_shard(file)
             with parquet:
-                metadata.require(layout=grid.layout_spec(), tokenizer_sha256=tokenizer_sha256, where=str(file))
+                metadata.require(layout=spec, tokenizer_sha256=tokenizer_sha256, where=str(file))
                 counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
             groups += [(number, g, count) for g, count in enumerate(counts)]
         self._file_and_group = [(number, g) for number, g, _ in groups]
@@ -152,13 +153,13 @@ class Mixture:
     def __init__(
         self,
         datasets: Sequence[Dataset],
-        grid: GridSpec,
+        spec: LayoutSpec,
         tokenizer_sha256: str,
         usable: Callable[[str], bool],
         lengths: Lengths,
     ):
         self.datasets, self.lengths = datasets, lengths
-        self.pages = [Pages(dataset.labels, grid, tokenizer_sha256) for dataset in datasets]
+        self.pages = [Pages(dataset.labels, spec, tokenizer_sha256) for dataset in datasets]
         self.indexes = [pages.index(usable, lengths.count) for pages in self.pages]
         self.dropped = sum((index.dropped for index in self.indexes), Counter())
 

@@ -34,18 +34,13 @@ figure img { height: 64px; border: 1px solid #888 }
 
 def batch_page(examples: Sequence[Example], batch: dict[str, Tensor], encoder: Encoder) -> str:
     """HTML of a batch made from `examples`. All text is escaped."""
-    offset, sections = 0, []
-    for number, example in enumerate(examples):
-        count = example.visual_tokens
-        pictures = encoder.family.patch_pictures(encoder.processor, batch, offset, count) if count else []
-        offset += count
-        sections.append(_section(example, number, batch, pictures, encoder))
+    sections = [_section(example, number, batch, encoder) for number, example in enumerate(examples)]
     return f"<!doctype html><meta charset=utf-8><title>batch</title><style>{STYLE}</style>{''.join(sections)}"
 
 
-def _section(
-    example: Example, number: int, batch: dict[str, Tensor], pictures: Sequence[Image.Image], encoder: Encoder
-) -> str:
+def _section(example: Example, number: int, batch: dict[str, Tensor], encoder: Encoder) -> str:
+    layout = encoder.spec.fit(*example.image.size) if example.visual_tokens else None
+    rects = layout.rects().round() if layout else ()
     ids = batch["input_ids"][number].tolist()
     labels, image = batch["labels"][number].tolist(), batch["image_index"][number].tolist()
     more, mask = batch["more_labels"][number].tolist(), batch["attention_mask"][number].tolist()
@@ -54,14 +49,14 @@ def _section(
         if token == encoder.image_token and attended:
             if label != IGNORE:
                 words = [_text(one, encoder) for one in (label, *others) if one != IGNORE]
-                figures.append(_figure(pictures[visual], visual, " | ".join(words)))
+                figures.append(_figure(example.image.crop(rects[visual]), visual, " | ".join(words)))
             visual += 1
         else:
             kind = "padding" if not attended else "text" if label != IGNORE and index < 0 else "plain"
             title = f"predicts {_text(label, encoder)}" if label != IGNORE else "not supervised"
             tokens.append(f'<code class="{kind}" title="{escape(title)}">{escape(_text(token, encoder))}</code>')
     return (
-        f"<h2>{escape(example.id)}</h2><p>{len(ids)} tokens, {example.rows} x {example.cols} patches, "
+        f"<h2>{escape(example.id)}</h2><p>{len(ids)} tokens, {example.visual_tokens} visual tokens, "
         f"{len(figures)} vision labels. Green tokens are supervised (hover: what they predict).</p>"
         f"<p>{''.join(tokens)}</p><div>{''.join(figures)}</div>"
     )

@@ -26,7 +26,7 @@ from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, make_example
 from dvsft.trainer.config import Config, load
 from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
-from dvsft.trainer.families import ModelError, family_in
+from dvsft.trainer.families import ModelError
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
 from dvsft.trainer.plan import Plan, make_plan
@@ -104,9 +104,9 @@ def check_finite(figures: dict[str, float], step: int, saved: int) -> None:
 
 def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
-    processor, grid, tokenizer_sha256 = load_processor(base, config.data)
-    encoder = Encoder(processor, family_in(base), grid)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths()), encoder
+    processor, spec, tokenizer_sha256 = load_processor(base, config.data)
+    encoder = Encoder(processor, spec)
+    return Mixture(config.data.dataset, spec, tokenizer_sha256, encoder.usable, encoder.lengths()), encoder
 
 
 def load_batches(
