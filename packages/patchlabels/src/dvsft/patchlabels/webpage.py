@@ -10,10 +10,15 @@ import base64
 import html
 import io
 import json
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from dvsft.patchlabels.layout import Layout, View
+from dvsft.patchlabels.layout.views import edges
 
 WEBP_SIDE = 16383  # px, the most that WebP can hold
 
@@ -67,10 +72,29 @@ def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def views(layout: Layout) -> list[dict[str, Any]]:
+    """Each view of a page as {name, cells}; a cell is [visual token, x0, y0, x1, y1] in px of the page. Cells that
+    reach beyond the page, where a view is padded, are cut at its edge; separators have none."""
+    return [
+        {"name": _name(layout, number), "cells": list(_cells(layout, number))} for number in range(len(layout.views))
+    ]
+
+
+def _name(layout: Layout, number: int) -> str:
+    view = layout.views[number]
+    kind = "page" if len(layout.views) == 1 else "thumbnail" if view.thumbnail else f"view {number + 1}"
+    return f"{kind}, {view.rows} x {view.cols}"
+
+
+def _cells(layout: Layout, number: int) -> Iterator[list[float]]:
+    for k, rect in enumerate(layout.views[number].rects(), layout.offsets[number]):
+        x0, x1 = np.clip(rect[0::2], 0, layout.width)
+        y0, y1 = np.clip(rect[1::2], 0, layout.height)
+        if x0 < x1 and y0 < y1:  # NaN, of a separator, is smaller than nothing
+            yield [k, *(round(float(edge), 1) for edge in (x0, y0, x1, y1))]
+
+
 def raster(rows: int, cols: int, width: int, height: int) -> list[dict[str, Any]]:
-    """The one view of a page that a grid covers. A view is {name, cells}, a cell [visual token, x0, y0, x1, y1] in px
-    of the page."""
-    dx, dy = width / cols, height / rows
-    places = [divmod(k, cols) for k in range(rows * cols)]
-    boxes = [(col * dx, row * dy, (col + 1) * dx, (row + 1) * dy) for row, col in places]
-    return [{"name": "page", "cells": [[k, *(round(edge, 1) for edge in box)] for k, box in enumerate(boxes)]}]
+    """`views` of a page that one grid of rows x cols cells covers."""
+    view = View(edges(cols, width), edges(rows, height), side=(1.0, 1.0))
+    return views(Layout((view,), width, height))

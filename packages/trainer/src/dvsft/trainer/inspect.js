@@ -1,4 +1,4 @@
-// data: [{id, about, page: null or as Viewer takes it, tokens: [[text, kind, what it predicts], ...], crops: [[visual token, label, picture], ...]}]
+// data: [{id, about, page: null or as Viewer takes it, tokens: [[text, kind, what it predicts], ...], crops: [[visual token, its labels, picture], ...]}]
 get("summary").textContent = count(data.length, "sample");
 for (const example of data) {
   const article = make("article", document.querySelector("main"), undefined, "example"), head = make("div", article, undefined, "head");
@@ -16,11 +16,11 @@ for (const example of data) {
   if (!example.crops.length) continue;
   make("h2", right, "Labels and their patches");
   const list = make("div", right, undefined, "crops");
-  for (const [k, label, picture] of example.crops) {
+  for (const [k, labels, picture] of example.crops) {
     const figure = make("figure", list);
     figure.dataset.patch = k;
     Object.assign(make("img", figure), {src: picture, alt: ""});
-    make("small", make("figcaption", figure, visible(label)), "patch " + k);
+    make("small", make("figcaption", figure, labels.map(visible).join(" | ")), "patch " + k);
   }
 }
 
@@ -31,8 +31,8 @@ function padded(tokens) {
 }
 
 function page(parent, {page, crops}) {
-  const labels = group(crops, 0), bar = make("div", parent, undefined, "tools"), place = make("div", parent);
+  const labels = new Map(crops), bar = make("div", parent, undefined, "tools"), place = make("div", parent);
   const viewer = new Viewer(place, page, k => labels.has(k) && {
-    tokens: labels.get(k).map(crop => crop[1]), tip: `patch ${k} must predict ${labels.get(k).map(crop => visible(crop[1])).join(" | ")}`});
+    tokens: labels.get(k), tip: `patch ${k} must predict ${labels.get(k).map(visible).join(" or ")}`});
   tools(bar, [viewer]);
 }

@@ -40,19 +40,19 @@ def _example(
     """The page, what each text token predicts, and the crop of each labeled visual token, as inspect.js takes them."""
     ids = batch["input_ids"][number].tolist()
     labels, image = batch["labels"][number].tolist(), batch["image_index"][number].tolist()
-    mask = batch["attention_mask"][number].tolist()
+    more, mask = batch["more_labels"][number].tolist(), batch["attention_mask"][number].tolist()
     tokens: list[list[Any]] = []
     crops: list[list[Any]] = []
-    visual = 0
-    for token, label, index, attended in zip(ids, labels, image, mask, strict=True):
-        predicts = None if label == IGNORE else encoder.processor.tokenizer.decode([label])
+    visual, decode = 0, encoder.processor.tokenizer.decode
+    for token, label, others, index, attended in zip(ids, labels, more, image, mask, strict=True):
+        predicts = [decode([one]) for one in (label, *others) if one != IGNORE]
         if token == encoder.image_token and attended:
-            if predicts is not None:
+            if predicts:
                 crops.append([visual, predicts, webpage.crop(pictures[visual])])
             visual += 1
         else:
-            kind = "padding" if not attended else "text" if predicts is not None and index < 0 else "plain"
-            tokens.append([encoder.processor.tokenizer.decode([token]), kind, predicts])
+            kind = "padding" if not attended else "text" if predicts and index < 0 else "plain"
+            tokens.append([decode([token]), kind, "".join(predicts)])
     return {
         "id": example.id,
         "about": f"{len(ids)} tokens, {example.rows} x {example.cols} patches, {len(crops)} vision labels",
