@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from trainer_fixtures import ALIKE, GRID, draw_page, make_config, write_toml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dvsft.trainer import checkpoint
+from dvsft.trainer import checkpoint, methods
 from dvsft.trainer.batch import FILLER, Encoder
 from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.methods.basic import (
@@ -80,7 +80,7 @@ def run(model, batch, patch_weights="uniform", **settings):
 
 
 def inputs_of(batch):
-    return {key: value for key, value in batch.items() if key not in ("labels", "image_index", "visual")}
+    return {key: value for key, value in batch.items() if key not in methods.SUPERVISION}
 
 
 def gradients(model, loss):

@@ -90,6 +90,37 @@ def test_every_vision_label_stands_at_its_own_visual_token(encoder, pages):
     assert (batch["image_index"][0] == TEXT).all()
 
 
+def test_a_patch_with_several_words_holds_them_all_and_the_loss_is_that_of_their_set(encoder, model, pages):
+    """Its labels are repeated patches in the row, in any number; the words of the other patches stay alone."""
+    first = example_of(pages[0])
+    patches, tokens = list(first.patch_index), list(first.token_id)
+    doubled = [*patches, patches[0], patches[0], patches[2]], [*tokens, tokens[1], tokens[0], tokens[3]]
+    example = Example(**{**vars(first), "patch_index": doubled[0], "token_id": doubled[1]})
+    batch = encoder([TEXT_ONLY, example, example_of(pages[1])])
+    assert batch["more_labels"].shape == (*batch["labels"].shape, 1)
+    visual = (batch["input_ids"][1] == encoder.image_token).nonzero()[:, 0]
+    held = torch.cat([batch["labels"][..., None], batch["more_labels"]], -1)[1, visual].tolist()
+    found = {patch: {*row} - {IGNORE} for patch, row in enumerate(held) if row[0] != IGNORE}
+    assert found == {p: {t for q, t in zip(*doubled, strict=True) if q == p} for p in patches}
+    method = DvSft(beta=0.3)
+    assert method.count(batch)["vision_labels"] == len(patches) + len(pages[1]["patch_index"])
+
+    with torch.no_grad():
+        ours = SupervisedModel(model, method)(encoder([example]), ALIKE).sums
+        inputs = encoder([example])
+        log_p = model(**model_inputs(inputs)).logits[0].double().log_softmax(-1)
+    words, expected, hits = set(tokens), 0.0, 0
+    for position, own in zip(
+        (inputs["input_ids"][0] == encoder.image_token).nonzero()[:, 0][patches], found.values(), strict=True
+    ):
+        rest = words - own
+        expected -= 0.7 * sum(log_p[position, t] for t in own) / len(own)
+        expected -= 0.3 * sum(log_p[position, t] for t in rest) / len(rest)
+        hits += int(log_p[position].argmax()) in own
+    torch.testing.assert_close(ours["vision"].double(), expected, rtol=1e-5, atol=0)
+    assert ours["hits"] == hits
+
+
 def test_painting_over_a_patch_changes_the_input_of_its_label_alone(encoder, model, processor_folder):
     """The word of a label is under the position that must predict it: not one token beside, nor a row away.
 

@@ -57,7 +57,8 @@ def with_blank_image(processor: Any, batch: dict[str, Tensor], fill: Mapping[str
     channels = len(vision.image_mean) * vision.temporal_patch_size * vision.patch_size**2
     fill = {"input_ids": processor.tokenizer.pad_token_id, **fill}
     padded = {
-        key: torch.cat([value.new_full((len(value), pads), fill.get(key, 0)), value], 1) for key, value in batch.items()
+        key: torch.cat([value.new_full((len(value), pads, *value.shape[2:]), fill.get(key, 0)), value], 1)
+        for key, value in batch.items()
     }
     padded["input_ids"][0, :pads] = image_token(processor)
     padded["mm_token_type_ids"][0, :pads] = 1

@@ -19,7 +19,7 @@ from dvsft.patchlabels.settings import Count, Settings
 
 Batch = Mapping[str, Tensor]
 
-SUPERVISION = ("labels", "image_index", "visual")
+SUPERVISION = ("labels", "more_labels", "image_index", "visual")
 """What a batch holds besides the model's inputs."""
 
 
