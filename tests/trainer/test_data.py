@@ -144,8 +144,7 @@ def test_pages_without_questions_are_samples_of_their_labels_or_of_their_words(t
     assert silent.length(Sample(0, 3, (), 0)) == 64
     text = " ".join(word["text"] for word in pages[3]["words"])
     turn = Sample(0, 3, (0,), 0)
-    assert silent.read(Sample(0, 3, (), 0), "In short.")[1] == ()
-    assert spoken.read(turn, "In short.")[1] == ((TRANSCRIBE, text),)
+    assert spoken.asked(turn).turns(spoken.read(turn)) == [(TRANSCRIBE, text)]
     assert spoken.length(turn) == 64 + len(TRANSCRIBE) + len(text)
     samples, dropped = epoch_of(spoken, longest=spoken.length(turn) - 1)
     assert sorted(samples) == [Sample(0, page, (0,), 0) for page in (0, 2)]

@@ -82,7 +82,9 @@ def make_example(mixture: Mixture, sample: Sample | None) -> Example:
     """Read and decode one sample; None gives the filler. Raises DataError that names the page."""
     if sample is None:
         return FILLER
-    row, turns = mixture.read(sample, INSTRUCTIONS[sample.instruction])
+    row, asked, instruction = mixture.read(sample), mixture.asked(sample), INSTRUCTIONS[sample.instruction]
+    chosen = [asked.turns(row)[number] for number in sample.questions]
+    turns = tuple((asked.prompt(question, instruction), answer) for question, answer in chosen)
     picture = None
     if row["rows"]:
         try:

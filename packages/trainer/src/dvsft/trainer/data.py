@@ -191,8 +191,7 @@ class Mixture:
         tokens = dict(zip(index.questions[sample.page], index.text_tokens[sample.page], strict=True))
         texts = sum(tokens[number] for number in sample.questions)
         visual = index.visual_tokens[sample.page]
-        asked = self.pages[sample.dataset].asked
-        instructions = turns * self.lengths.instructions[sample.instruction] if asked.instructed else 0
+        instructions = turns * self.lengths.instructions[sample.instruction] if self.asked(sample).instructed else 0
         return self.lengths.template[turns, visual > 0] + visual + texts + instructions
 
     def _draw(self, number: int, rng: np.random.Generator) -> Iterator[Sample]:
@@ -212,14 +211,12 @@ class Mixture:
         """Of every shard of all datasets, see Pages."""
         return {file: sha256 for pages in self.pages for file, sha256 in pages.labels_sha256().items()}
 
-    def read(self, sample: Sample, instruction: str) -> tuple[dict[str, Any], tuple[tuple[str, str], ...]]:
-        """The row of a sample's page, and its turns: what the user says, the instruction behind it where there is one,
-        and the answer."""
-        pages = self.pages[sample.dataset]
-        row = pages[sample.page]
-        turns = pages.asked.turns(row)
-        chosen = (turns[number] for number in sample.questions)
-        return row, tuple((pages.asked.prompt(question, instruction), answer) for question, answer in chosen)
+    def read(self, sample: Sample) -> dict[str, Any]:
+        return self.pages[sample.dataset][sample.page]
+
+    def asked(self, sample: Sample) -> Asked:
+        """How the sample's dataset asks."""
+        return self.pages[sample.dataset].asked
 
 
 def pad_to_steps(samples: Sequence[Sample], global_batch: int) -> list[Sample | None]:
