@@ -232,7 +232,7 @@ def test_the_added_losses_reach_the_language_model_nowhere(processor_folder, bat
     supervised = SupervisedModel(model, Basic())
     found = gradients(model, supervised(batch, {"text_labels": 0.0, "images": 1.0}).loss)
     reached = {part_of(name, qwen_vl.PARTS) for name, gradient in found.items() if gradient.any()}
-    assert reached == {"merger", "vision_encoder"}
+    assert reached == {"merger.first", "merger.rest", "vision_encoder"}
 
 
 @pytest.mark.parametrize("patch_weights", ["uniform", "attention"])
@@ -300,4 +300,4 @@ def test_a_run_exports_a_plain_folder_in_which_only_the_chosen_parts_have_moved(
         for (name, before), after in zip(base.named_parameters(), found.parameters(), strict=True)
         if not torch.equal(before, after)
     }
-    assert moved == {"merger", "language_model.first_layer"}
+    assert moved == {"merger.first", "merger.rest", "language_model.first_layer"}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import as_version_1
 from trainer_fixtures import GRID, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
@@ -48,6 +49,16 @@ def test_pages_read_by_number_equal_the_shards_read_in_order(labels, processor_f
             assert row == {key: expected[number][key] for key in row}
 
 
+def test_shards_of_version_1_train_alike(processor_folder, tmp_path):
+    write_shard(tmp_path / "a.parquet", [draw_page(n, processor_folder) for n in range(18)], processor_folder)
+    new = pages_of(tmp_path, processor_folder)
+    index, page = new.index(lambda text: True, lambda texts: [1] * len(texts)), new[17]
+    as_version_1(tmp_path / "a.parquet")
+    old = pages_of(tmp_path, processor_folder)
+    assert old[17] == page and old.labels_sha256() == new.labels_sha256()
+    assert old.index(lambda text: True, lambda texts: [1] * len(texts)) == index
+
+
 def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folder, monkeypatch):
     import pyarrow.parquet as pq
 
@@ -64,7 +75,7 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
     other = type(GRID)(patch=14, merge=2, min_pixels=GRID.min_pixels, max_pixels=GRID.max_pixels + 1)
-    named = r"grid.patch: labels 16, model 14.*grid.max_pixels.*make relabel"
+    named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
     with pytest.raises(ContractError, match=r"tokenizer.sha256"):

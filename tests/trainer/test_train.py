@@ -237,7 +237,7 @@ def test_run_json_says_what_the_run_was_made_from(one_rank, mixed):
     )
     assert record["samples"] == 4 * 36 and record["config"]["method"]["beta"] == 0.1 and record["config"]["seed"] == 0
     assert record["parameters"]["vision_encoder"]["trainable"] == 0
-    assert record["parameters"]["merger"]["trainable"] > 0 and record["versions"]["torch"]
+    assert record["parameters"]["merger.rest"]["trainable"] > 0 and record["versions"]["torch"]
 
 
 def test_tensorboard_holds_every_figure_of_every_step(one_rank):

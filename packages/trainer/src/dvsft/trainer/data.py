@@ -27,7 +27,7 @@ from dvsft.trainer.turns import ASKED, NOTHING, Asked
 DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id")
 """What of a row decides training besides its turns; the image by its hash."""
 
-INDEX_COLUMNS = ("rows", "cols", "patch_index")
+INDEX_COLUMNS = ("visual_tokens", "patch_index")
 PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id")
 
 
@@ -79,7 +79,7 @@ class Pages:
         for number, file in enumerate(self.files):
             parquet, metadata = rows.open_shard(file)
             with parquet:
-                metadata.require(grid=grid, tokenizer_sha256=tokenizer_sha256, where=str(file))
+                metadata.require(layout=grid.layout_spec(), tokenizer_sha256=tokenizer_sha256, where=str(file))
                 counts = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
             groups += [(number, g, count) for g, count in enumerate(counts)]
         self._file_and_group = [(number, g) for number, g, _ in groups]
@@ -95,9 +95,8 @@ class Pages:
         file, number = self._file_and_group[group]
         parquet, _ = rows.open_shard(self.files[file])
         with parquet:
-            table = parquet.read_row_group(number, columns=[*PAGE_COLUMNS, *self.asked.columns])
-        row: dict[str, Any] = table.slice(page - self._end[group] + len(table), 1).to_pylist()[0]
-        return row
+            first = self._end[group] - parquet.metadata.row_group(number).num_rows
+            return rows.read_some(parquet, number, [page - first], [*PAGE_COLUMNS, *self.asked.columns])[0]
 
     def labels_sha256(self) -> dict[str, str]:
         """For every shard, sha256 over the columns of its rows that decide training."""
@@ -120,7 +119,7 @@ class Pages:
             if not (row["patch_index"] if asked is NOTHING else turns):
                 index.dropped[asked.missing] += 1
             tokens = count([text for pair in kept.values() for text in pair]) if kept else []
-            index.visual_tokens.append(row["rows"] * row["cols"])
+            index.visual_tokens.append(row["visual_tokens"])
             index.labeled.append(bool(row["patch_index"]))
             index.questions.append(tuple(kept))
             index.text_tokens.append(tuple(map(sum, zip(tokens[::2], tokens[1::2], strict=True))))

@@ -49,7 +49,7 @@ class Basic(Method):
                 'method.patch_weights = "attention" reads attention weights, which model.attention = '
                 f'"{model.attention}" never makes; set model.attention = "eager" or method.patch_weights = "uniform"'
             )
-        if model.lora or "merger" in model.freeze:
+        if model.lora or any(part.partition(".")[0] == "merger" for part in model.freeze):
             found = "model.lora" if model.lora else "model.freeze"
             raise SettingsError(
                 f'method.name = "basic" trains the merger, which {found} freezes; take out {found}, or choose the '
