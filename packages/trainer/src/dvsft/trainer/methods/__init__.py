@@ -35,6 +35,9 @@ class Pass(NamedTuple):
 class Method(Settings):
     """A way to train, and its settings."""
 
+    needs_answers: ClassVar[bool] = False
+    """Whether a page without an answer trains nothing."""
+
     name: str
     """Which method."""
     chunk_size: Count = 512
