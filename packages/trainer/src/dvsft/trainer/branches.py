@@ -2,9 +2,9 @@
 
     [image, prompt][chosen answer][copy of the prompt's last token][rejected answer]
 
-`branch` (B, T) is PROMPT, CHOSEN, or REJECTED from the copy on. The chosen answer sees the prompt and itself. The rejected
-one sees itself and the prompt less its last token: the copy stands in that token's place, so that the row's hidden
-states before either answer are those of two rows of their own.
+`branch` (B, T) is PROMPT, CHOSEN, or REJECTED from the copy on. The chosen answer sees the prompt and itself. The
+rejected one sees itself and the prompt less its last token: the copy stands in that token's place, so that the hidden
+states before and in either answer are those of two rows of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def append_rejected(
 ) -> dict[str, Tensor]:
     """A batch of chosen conversations, padded on the left, with the rejected answers behind them and `branch`.
 
-    batch: input_ids, attention_mask and other columns of integers of shape (B, T), 0 at an answer's token. spans: [start,
-    end) of the chosen answer with its end-of-turn token, in tokens of the unpadded row, None for a row without a
-    pair. rejected: those answers' tokens, the end-of-turn one included. pad: the token on the left.
+    batch: input_ids, attention_mask and other columns of integers of shape (B, T), 0 at an answer's token. spans:
+    [start, end) of the chosen answer with its end-of-turn token, in tokens of the unpadded row, None for a row without
+    a pair. rejected: those answers' tokens, the end-of-turn one included. pad: the token on the left.
     """
     rows: list[dict[str, Tensor]] = []
     for number, (span, answer) in enumerate(zip(spans, rejected, strict=True)):
@@ -69,7 +69,7 @@ def sees(branch: Tensor, attention_mask: Tensor) -> Tensor:
 def rewind(position: Tensor, branch: Tensor) -> Tensor:
     """Positions (axes, B, T) in which the copy stands where the prompt's last token does, and the rejected answer goes
     on from there."""
-    rejected = branch == REJECTED
+    rejected = (branch == REJECTED) & (branch == CHOSEN).any(1, keepdim=True)  # a row of its own starts where it does
     copy = rejected.int().argmax(1)
     last = ((branch == CHOSEN).int().argmax(1) - 1).clamp(min=0)  # of a row without a pair: unused
     rows = torch.arange(len(branch), device=branch.device)

@@ -115,4 +115,10 @@ def family_in(folder: Path) -> Family:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
-    return family_of(json.loads(file.read_text()).get("model_type", "none"))
+    return family_of(model_type_in(folder))
+
+
+def model_type_in(folder: Path) -> str:
+    """Of the checkpoint in a folder; "none" where its configuration does not say."""
+    model_type: str = json.loads((folder / "config.json").read_text()).get("model_type", "none")
+    return model_type

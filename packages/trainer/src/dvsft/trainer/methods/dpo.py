@@ -7,8 +7,8 @@
 with N the pairs of the whole step and L_t the mean over the tokens of the chosen answers. The reference is the model
 before its first step, see `dvsft.trainer.reference`.
 
-d L / d s_c = -b sigmoid(-b m) / N, and d L / d s_r is its negative: a look at the answers without gradient gives m, and a
-sum of log-probabilities with these weights has the exact gradient, in the one pass of `row_loss`.
+d L / d s_c = -b sigmoid(-b m) / N, and d L / d s_r is its negative: a look at the answers without gradient gives m, and
+a sum of log-probabilities with these weights has the exact gradient, in the one pass of `row_loss`.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def preference_pass(
     visual_share: float = 0.0,
     beta: float = 0.0,
 ) -> Pass:
-    """One pass over `positions` (B, T), those of the answers and whatever visual tokens are to be learned; a visual
-    token counts `visual_share`, smoothed by `beta`. Its loss is the true one, its gradient that of the weighted rows."""
+    """One pass over `positions` (B, T): the answers' and those of the visual tokens that are to be learned, each of
+    which counts `visual_share`. Its loss is the true one, its gradient that of the weighted rows."""
     hidden = hidden_states(model, batch)
     gains = log_probabilities(model, batch, hidden, method.chunk_size) - batch["reference"]  # (pairs, 2)
     margin = method.preference_beta * (gains[:, 0] - gains[:, 1])
