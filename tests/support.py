@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from dvsft.patchlabels import rows
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
+VERSION_1_DROPS = ("no_glyph", "misaligned", "no_token", "too_many_tokens", "too_tall", "outside", "contested")
 FONTS = ROOT / "packages/labeler/src/dvsft/labeler/fonts"
 
 
@@ -38,6 +41,23 @@ def encode(page: Image.Image, kind="PNG", **options) -> bytes:
 
 def read_all(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(out.glob("labels/*/*.parquet")) for row in rows.read(path)]
+
+
+def as_version_1(shard: Path) -> None:
+    """Rewrite a shard as the first version of the contract had it."""
+    parquet, metadata = rows.open_shard(shard)
+    table = parquet.read().drop_columns(["visual_tokens", "pairs"])
+    old_words = pa.list_(pa.struct([field for field in rows.WORD_TYPE if field.name != "ends"]))
+    old_drops = pa.struct([(reason, pa.int32()) for reason in VERSION_1_DROPS])
+    types = {"words": old_words, "dropped": old_drops}
+    schema = pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
+    fields_read = metadata.layout.fields
+    grid = {"patch": fields_read["patch_size"], "merge": fields_read["merge_size"]}
+    grid |= {name: fields_read[name] for name in ("min_pixels", "max_pixels")}
+    fields = {**json.loads(metadata.to_json()), "schema_version": 1, "grid": grid}
+    del fields["layout"]
+    named = schema.with_metadata({rows.METADATA_KEY: json.dumps(fields).encode()})
+    pq.write_table(pa.Table.from_pylist(table.to_pylist(), schema=named), shard, row_group_size=rows.ROW_GROUP_PAGES)
 
 
 def rejects(out: Path) -> dict[str, tuple[str, str]]:

@@ -48,12 +48,13 @@ def _section(
 ) -> str:
     ids = batch["input_ids"][number].tolist()
     labels, image = batch["labels"][number].tolist(), batch["image_index"][number].tolist()
-    mask = batch["attention_mask"][number].tolist()
+    more, mask = batch["more_labels"][number].tolist(), batch["attention_mask"][number].tolist()
     tokens, figures, visual = [], [], 0
-    for token, label, index, attended in zip(ids, labels, image, mask, strict=True):
+    for token, label, others, index, attended in zip(ids, labels, more, image, mask, strict=True):
         if token == encoder.image_token and attended:
             if label != IGNORE:
-                figures.append(_figure(pictures[visual], visual, _text(label, encoder)))
+                words = [_text(one, encoder) for one in (label, *others) if one != IGNORE]
+                figures.append(_figure(pictures[visual], visual, " | ".join(words)))
             visual += 1
         else:
             kind = "padding" if not attended else "text" if label != IGNORE and index < 0 else "plain"

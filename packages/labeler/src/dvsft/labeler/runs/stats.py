@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -26,6 +27,7 @@ from dvsft.patchlabels.rows import DROP_REASONS, open_shard
 COLUMNS = [
     "rows",
     "cols",
+    "visual_tokens",
     "words.list.element.confidence",
     "patch_index",
     "dropped",
@@ -48,7 +50,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
         parquet, _ = open_shard(file)
         for batch in parquet.iter_batches(columns=COLUMNS, batch_size=1024):
             questions, labels = (pc.list_value_length(batch[name]) for name in ("qa", "patch_index"))
-            patches = pc.multiply(batch["rows"], batch["cols"])
+            patches = _visual_tokens(batch)
             samples = pc.max_element_wise(questions, 1)
             counts["pages"] += batch.num_rows
             counts["questions"] += _sum(questions)
@@ -60,9 +62,16 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
             counts["labels_by_sample"] += _sum(pc.multiply(labels, samples))
             counts["patches_by_sample"] += _sum(pc.multiply(patches, samples))
             for reason in DROP_REASONS:
-                counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
+                if batch["dropped"].type.get_field_index(reason) >= 0:  # later versions have more of them
+                    counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
     counts.update(count_rejects(shard.rejects))
     return counts
+
+
+def _visual_tokens(batch: pa.RecordBatch) -> pa.Array:
+    """Of each page; version 1 left the product to its readers."""
+    names = batch.schema.names
+    return batch["visual_tokens"] if "visual_tokens" in names else pc.multiply(batch["rows"], batch["cols"])
 
 
 def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
