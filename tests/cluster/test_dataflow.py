@@ -52,6 +52,8 @@ def environments(job):
 
 
 def test_the_job_is_as_large_for_forty_shards_as_for_one(translate):
-    """It holds names of sources; those of shards are made by the workers, and pages never travel."""
+    """It holds names of sources; those of shards are made by the workers, and pages never travel. A shard that the job
+    listed would cost 250 bytes. What the bound leaves is for Beam's code, pickled under random names and compressed:
+    two jobs of the same run differ by up to 90 bytes."""
     one, forty = (translate(pages_per_shard=size).proto_pipeline.ByteSize() for size in (40, 1))
-    assert abs(forty - one) < 50
+    assert abs(forty - one) < 39 * 25

@@ -20,7 +20,7 @@ TOY = '''
 """Counting: how many squares are there?"""
 import json
 from dvsft.evaluator.benchmarks.base import Benchmark
-from dvsft.evaluator.layouts import image_reader
+from dvsft.evaluator.files import image_reader
 from dvsft.evaluator.metrics import METRICS, Metric
 from dvsft.evaluator.records import Sample
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dvsft.evaluator import benchmarks, hub, layouts
+from dvsft.evaluator import benchmarks, files, hub
 from dvsft.evaluator.benchmarks import textvqa
 
 
@@ -23,7 +23,7 @@ def test_a_hub_set_that_moved_is_found_by_either_name_and_the_name_is_said(monke
     source = hub.HubSource("new/x", "validation", textvqa.fields, old="old/x")
     assert [sample.id for sample in hub.samples(source)] == ["1"] and tried == asked
     assert f"data from hub:{there}" in capsys.readouterr().err
-    with pytest.raises(layouts.DataError, match=r"found no dataset mine/x .*; name another"):
+    with pytest.raises(files.DataError, match=r"found no dataset mine/x .*; name another"):
         list(hub.samples(source, "mine/x"))
 
 
@@ -85,5 +85,5 @@ def test_a_local_snapshot_takes_the_place_of_the_hubs_own(data_folder, tmp_path)
 
 
 def test_a_benchmark_that_is_not_on_the_hub_is_not_looked_for_there():
-    with pytest.raises(layouts.DataError, match="found hub:, but it is not on the hub; expected --data squad=FOLDER"):
+    with pytest.raises(files.DataError, match="found hub:, but it is not on the hub; expected --data squad=FOLDER"):
         benchmarks.load(benchmarks.get("squad"), {"squad": "hub:"})

@@ -14,7 +14,7 @@ import pytest
 from evaluator_fixtures import picture, write_json
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, layouts, predict, predictions, score, submission
+from dvsft.evaluator import benchmarks, files, predict, predictions, score, submission
 from dvsft.patchlabels import command
 
 EVALUATE = [sys.executable, "-m", "dvsft.patchlabels.command"]
@@ -342,10 +342,10 @@ def test_missing_data_says_which_file_goes_where(tmp_path, capsys):
 def test_a_record_without_its_fields_is_reported_with_the_layout(tmp_path):
     write_json(tmp_path / "docvqa" / "val_v1.0.json", [{"question": "q", "image": "a.png"}])
     (tmp_path / "docvqa" / "documents").mkdir()
-    with pytest.raises(layouts.DataError, match="KeyError: 'questionId'"):
+    with pytest.raises(files.DataError, match="KeyError: 'questionId'"):
         benchmarks.load(benchmarks.get("docvqa"), {"": str(tmp_path)})
 
 
 def test_image_names_that_leave_their_folder_are_refused(tmp_path):
-    with pytest.raises(layouts.DataError, match="leaves"):
-        layouts.image_reader(tmp_path, "../../etc/passwd")
+    with pytest.raises(files.DataError, match="leaves"):
+        files.image_reader(tmp_path, "../../etc/passwd")

@@ -269,6 +269,44 @@ def test_mme_answers_of_llava_get_the_published_score_without_the_nine_scenes_it
     assert result["cognition"] == pytest.approx(355.7143, abs=5e-5)
 
 
+# LLaVA-1.5-13B's own answers (github.com/haotian-liu/LLaVA at 32cebc38, playground/data/eval/MME/answers): images of a
+# task with both questions right, with one, with none.
+LLAVA_13B = {
+    "OCR": (10, 10, 0),
+    "artwork": (94, 95, 11),
+    "celebrity": (118, 48, 4),
+    "code_reasoning": (1, 15, 4),
+    "color": (24, 6, 0),
+    "commonsense_reasoning": (38, 27, 5),
+    "count": (21, 9, 0),
+    "existence": (27, 3, 0),
+    "landmark": (161, 38, 1),
+    "numerical_calculation": (1, 13, 6),
+    "position": (17, 12, 1),
+    "posters": (109, 36, 2),
+    "scene": (149, 49, 2),
+    "text_translation": (4, 15, 1),
+}
+
+
+def test_mme_images_right_as_the_larger_llava_had_them_get_its_published_scores():
+    right = [
+        (f"{task}/{number}-{kind}", 2 - kind)
+        for task, images in LLAVA_13B.items()
+        for kind, count in enumerate(images)
+        for number in range(count)
+    ]
+    lines = [
+        {"id": f"{image}#{nth}", "prediction": "Yes" if nth <= count else "No", "references": ["Yes"]}
+        for image, count in right
+        for nth in (1, 2)
+    ]
+    assert len(lines) == 2374
+    result = score.score(benchmarks.get("mme"), predicted(lines))["mme"]
+    assert result["perception"] == pytest.approx(1531.3187, abs=5e-5)
+    assert result["cognition"] == pytest.approx(295.3571, abs=5e-5)
+
+
 def test_mme_answers_of_the_larger_llava_get_their_scores():
     if not (file := DATA / "mme" / "answers-llava-v1.5-13b.jsonl").is_file():
         pytest.skip(f"LLaVA-1.5-13B's answers are not on this machine (looked for {file})")

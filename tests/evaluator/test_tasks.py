@@ -5,7 +5,7 @@ import json
 import pytest
 from evaluator_fixtures import picture
 
-from dvsft.evaluator import benchmarks, layouts, predict, predictions, score
+from dvsft.evaluator import benchmarks, files, predict, predictions, score
 from dvsft.evaluator.tasks import Task, benchmark_of, samples
 from dvsft.patchlabels import command
 from dvsft.patchlabels.prompts import ask
@@ -108,7 +108,7 @@ def test_a_task_stands_beside_benchmarks_and_may_not_change_within_a_run(
 def test_a_bad_line_is_named_by_its_number(tmp_path, line, said):
     file = tmp_path / "own.jsonl"
     file.write_text('{"question": "q", "image": "a.png", "references": 3}\n' + line + "\n")
-    with pytest.raises(layouts.DataError, match="line 2: found") as caught:
+    with pytest.raises(files.DataError, match="line 2: found") as caught:
         list(samples(file, tmp_path))
     assert said in str(caught.value)
 
@@ -123,12 +123,12 @@ def test_a_question_with_an_unusual_line_separator_is_one_line(tmp_path):
 def test_equal_ids_a_missing_file_and_a_benchmarks_name_are_refused(tmp_path):
     file = tmp_path / "own.jsonl"
     file.write_text(2 * '{"id": 1, "question": "q", "image": "a.png", "references": 3}\n')
-    with pytest.raises(layouts.DataError, match="same id twice"):
+    with pytest.raises(files.DataError, match="same id twice"):
         benchmarks.load(Task(str(file), "anls").benchmark(), {"own": str(tmp_path)})
-    with pytest.raises(layouts.DataError, match="cannot be read"):
+    with pytest.raises(files.DataError, match="cannot be read"):
         list(samples(tmp_path / "none.jsonl", tmp_path))
     for name in ("docvqa.jsonl", "my.task.jsonl", "a b.jsonl"):
-        with pytest.raises(layouts.DataError, match="rename the file"):
+        with pytest.raises(files.DataError, match="rename the file"):
             Task(str(tmp_path / name), "anls").benchmark()
 
 
@@ -147,5 +147,5 @@ def test_options_that_lack_a_part_are_refused(tmp_path, capsys, options, said):
 
 def test_a_run_without_tasks_knows_the_benchmarks():
     assert benchmark_of({}, "docvqa") is benchmarks.get("docvqa")
-    with pytest.raises(layouts.DataError, match="expected one of"):
+    with pytest.raises(files.DataError, match="expected one of"):
         benchmark_of({}, "receipts")

@@ -58,15 +58,16 @@ class Model(nn.Module):
 def batch():
     torch.manual_seed(1)
     ids = torch.randint(0, VOCABULARY, (2, 7))
-    labels, images = torch.full((2, 7, 1), IGNORE), torch.full((2, 7), -1)
+    labels, images = torch.full((2, 7, 2), IGNORE), torch.full((2, 7), -1)
     for row, column, image in ((0, 1, 0), (0, 2, 0), (0, 5, 1), (1, 3, 2), (1, 4, 2), (1, 6, 2)):
         labels[row, column, 0], images[row, column] = 10 + column, image
+    labels[1, 4, 1] = 40  # a visual token with two words
     return ids, labels, images
 
 
 def expected(model, ids, labels, images, beta=0.3):
     hidden = model.base_model(ids).last_hidden_state[images >= 0]
-    return visual_token_loss(hidden, model.lm_head, labels[images >= 0][:, 0], images[images >= 0], beta=beta)
+    return visual_token_loss(hidden, model.lm_head, labels[images >= 0], images[images >= 0], beta=beta)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -13,7 +13,7 @@ from PIL import Image
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.compare import Run
-from dvsft.evaluator.layouts import DataError
+from dvsft.evaluator.files import DataError
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.pairing import pair
 from dvsft.evaluator.records import Sample, Score

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dvsft.evaluator.layouts import DataError, Numbers
+from dvsft.evaluator.files import DataError, Numbers
 from dvsft.evaluator.records import Sample
 
 Row = Mapping[str, Any]
@@ -21,7 +21,7 @@ class HubSource:
 
     old: its id before it moved, tried where `repo` is not found. fields: number and content of a row -> id,
     question, references of its samples; an id that ends with "/" or "#" gets the number of samples before it that
-    begin so (see `layouts.Numbers`).
+    begin so (see `files.Numbers`).
     """
 
     repo: str

@@ -12,7 +12,7 @@ from typing import Any
 
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.benchmarks.base import Benchmark
-from dvsft.evaluator.layouts import DataError, image_reader
+from dvsft.evaluator.files import DataError, image_reader
 from dvsft.evaluator.records import Sample
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
 

@@ -94,7 +94,7 @@ class VisionForward:
         found = row_loss(
             hidden[at].to(weight.dtype),
             head,
-            labels[at][:, 0] if labels.shape[-1] == 1 else labels[at],
+            labels[at],
             images[at],
             hidden.new_ones(int(at.sum()), dtype=torch.float32),
             beta=self.beta,

@@ -7,17 +7,17 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from dvsft.evaluator import hub, layouts, metrics
+from dvsft.evaluator import files, hub, metrics
 from dvsft.evaluator.benchmarks.base import Benchmark
-from dvsft.evaluator.layouts import DataError
+from dvsft.evaluator.files import DataError
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Sample
 
 
 def find(folders: Iterable[str]) -> list[Benchmark]:
     """The benchmarks in the files of some folders of this package."""
-    files = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(folders)]
-    return [entry for file in files for entry in getattr(file, "BENCHMARKS", [])]
+    modules = [importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(folders)]
+    return [entry for module in modules for entry in getattr(module, "BENCHMARKS", [])]
 
 
 ENTRIES = find(__path__)
@@ -63,7 +63,7 @@ def _source(benchmark: Benchmark, place: str, named: bool) -> Iterable[Sample]:
         return hub.samples(benchmark.hub, place.removeprefix("hub:"))
     root = Path(place)
     if not named:
-        root = layouts.first_of(root, *benchmark.folders)
+        root = files.first_of(root, *benchmark.folders)
     if not root.is_dir():
         raise DataError(f"{root} is no folder")
     return benchmark.local(root)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dvsft.evaluator import submission
 from dvsft.evaluator.benchmarks.base import Benchmark
+from dvsft.evaluator.files import first_of, image_reader, read_json
 from dvsft.evaluator.hub import Fields, HubSource, Row
-from dvsft.evaluator.layouts import first_of, image_reader, read_json
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample
 

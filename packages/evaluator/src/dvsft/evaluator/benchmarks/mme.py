@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator.benchmarks.base import Benchmark
+from dvsft.evaluator.files import Numbers, first_of, image_reader
 from dvsft.evaluator.hub import Fields, HubSource, Row
-from dvsft.evaluator.layouts import Numbers, first_of, image_reader
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample, Score
 from dvsft.evaluator.scorers import yes_no

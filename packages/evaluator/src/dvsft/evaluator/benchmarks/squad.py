@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dvsft.evaluator.benchmarks.base import Benchmark
-from dvsft.evaluator.layouts import label_rows
+from dvsft.evaluator.files import label_rows
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample
 

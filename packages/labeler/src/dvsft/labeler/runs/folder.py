@@ -74,7 +74,7 @@ class Run:
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
         return Metadata(
-            grid=processor.grid,
+            layout=processor.grid.layout_spec(),
             tokenizer=dict(self.tokenizer),
             policy=self.policy(slug).to_dict(),
             producer=dict(self.producers[slug]),

@@ -137,12 +137,14 @@ def make_row(
         "height": grid.height,
         "rows": grid.rows,
         "cols": grid.cols,
+        "visual_tokens": len(grid),
         "words": [vars(word) for word in words],
         "patch_index": assignment.patch_index,
         "token_id": assignment.token_id,
         "label_word": assignment.label_word,
         "dropped": dropped,
         "qa": qa,
+        "pairs": None,
     }
 
 
@@ -210,5 +212,10 @@ def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
 
 def _as_stored(word: Word) -> Word:
     """A word as float32 will give it back, so that relabeling stored words decides the same corners."""
-    x0, y0, x1, y1 = (float(np.float32(edge)) for edge in word.box)
-    return Word(word.text, (x0, y0, x1, y1), float(np.float32(word.confidence)))
+    x0, y0, x1, y1 = map(_float32, word.box)
+    ends = None if word.ends is None else tuple(map(_float32, word.ends))
+    return Word(word.text, (x0, y0, x1, y1), _float32(word.confidence), ends)
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))
