@@ -1,7 +1,7 @@
 """The vision loss inside a model's own forward pass.
 
-There FSDP and ZeRO-3 have the head's weights at hand, and gradients are averaged over ranks like those of the text loss.
-The loss is made from the last hidden states, so that heads which never make logits do not matter.
+There FSDP and ZeRO-3 have the head's weights at hand, and gradients are averaged over ranks like the text loss's. The
+loss is made from the last hidden states, so that heads which never make logits do not matter.
 """
 
 from __future__ import annotations
