@@ -24,7 +24,7 @@ class Backbone(nn.Module):
         return _Output(hidden)
 
 
-class _Output(tuple):
+class _Output(tuple[torch.Tensor]):
     __slots__ = ()
 
     def __new__(cls, hidden):
@@ -146,8 +146,8 @@ def test_the_copy_of_a_head_that_peft_trains_as_a_whole_is_the_head(batch):
     model = Model()
     copy = nn.Linear(WIDTH, VOCABULARY, bias=False)
     forward = VisionForward(model)
-    model.get_output_embeddings = lambda: wrapper
     wrapper = SimpleNamespace(modules_to_save={"default": copy}, active_adapters=["default"])
+    forward.model = SimpleNamespace(get_output_embeddings=lambda: wrapper, training=True)
     forward.expect(labels, images)
     model(ids)
     forward.take().loss.backward()
@@ -175,8 +175,8 @@ def test_a_model_that_passes_its_base_model_by_is_refused(batch):
 
 def test_a_model_that_changes_its_logits_is_refused():
     class Capped(Model):
-        def forward(self, input_ids, **options):
-            output = super().forward(input_ids, **options)
+        def forward(self, input_ids, labels=None, use_cache=None):
+            output = super().forward(input_ids, labels)
             output.logits = output.logits.tanh()
             return output
 
