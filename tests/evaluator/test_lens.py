@@ -10,6 +10,7 @@ import pytest
 import torch
 from evaluator_fixtures import tiny_model
 from support import as_version_1, scrolls_sideways
+from tokenizers import Tokenizer
 
 from dvsft.evaluator import generate, lens
 from dvsft.patchlabels import command, rows
