@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from dvsft.patchlabels import rows
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
+VERSION_1_DROPS = ("no_glyph", "misaligned", "no_token", "too_many_tokens", "too_tall", "outside", "contested")
 FONTS = ROOT / "packages/labeler/src/dvsft/labeler/fonts"
 
 
@@ -40,9 +43,37 @@ def read_all(out: Path) -> list[dict[str, Any]]:
     return [row for path in sorted(out.glob("labels/*/*.parquet")) for row in rows.read(path)]
 
 
+def as_version_1(shard: Path) -> None:
+    """Rewrite a shard as the first version of the contract had it."""
+    parquet, metadata = rows.open_shard(shard)
+    table = parquet.read().drop_columns(["visual_tokens", "pairs"])
+    old_words = pa.list_(pa.struct([field for field in rows.WORD_TYPE if field.name != "ends"]))
+    old_drops = pa.struct([(reason, pa.int32()) for reason in VERSION_1_DROPS])
+    types = {"words": old_words, "dropped": old_drops}
+    schema = pa.schema([(field.name, types.get(field.name, field.type)) for field in table.schema])
+    fields_read = metadata.layout.fields
+    grid = {"patch": fields_read["patch_size"], "merge": fields_read["merge_size"]}
+    grid |= {name: fields_read[name] for name in ("min_pixels", "max_pixels")}
+    fields = {**json.loads(metadata.to_json()), "schema_version": 1, "grid": grid}
+    del fields["layout"]
+    named = schema.with_metadata({rows.METADATA_KEY: json.dumps(fields).encode()})
+    pq.write_table(pa.Table.from_pylist(table.to_pylist(), schema=named), shard, row_group_size=rows.ROW_GROUP_PAGES)
+
+
 def rejects(out: Path) -> dict[str, tuple[str, str]]:
     lines = [json.loads(line) for path in out.glob("rejects/*/*.jsonl") for line in path.read_text().splitlines()]
     return {line["page_id"].rpartition("/")[2]: (line["stage"], line["reason"]) for line in lines}
+
+
+def assert_nothing_ran(opened: Any) -> None:
+    """No script of a hostile text, no message on the browser's console."""
+    assert opened.execute_script("return window.pwned === undefined")
+    assert [entry["message"] for entry in opened.get_log("browser")] == []
+
+
+def scrolls_sideways(opened: Any) -> bool:
+    width, screen = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    return bool(width > screen)
 
 
 def alone() -> dict[str, str]:

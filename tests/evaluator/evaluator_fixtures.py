@@ -148,6 +148,7 @@ def page_row(name, image, words, labels, spec):
         "height": image.height,
         "rows": grid.rows,
         "cols": grid.cols,
+        "visual_tokens": len(grid),
         "words": words,
         "patch_index": order,
         "token_id": [labels[i][0] for i in order],
@@ -167,7 +168,7 @@ def page_row(name, image, words, labels, spec):
 def write_shard(folder, pages, spec, processor_folder, dataset="squad", split="dev"):
     folder.mkdir(parents=True, exist_ok=True)
     metadata = rows.Metadata(
-        grid=spec,
+        layout=spec.layout_spec(),
         tokenizer={"name": "tiny", "sha256": rows.tokenizer_sha256(processor_folder)},
         policy={"corner": "bottom-right"},
         producer={"engine": "test"},

@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from evaluator_fixtures import tiny_model
+from support import as_version_1
 
 from dvsft.evaluator import generate, lens
 from dvsft.patchlabels import command, rows
@@ -165,6 +166,13 @@ def test_words_are_read_of_the_chosen_row_groups_alone_and_a_shard_is_opened_twi
     with_words = [(shard, group) for shard, group, columns in read if "words" in columns]
     assert 1 <= len(with_words) == len(set(with_words)) <= 2
     assert max(opened.count(shard) for shard in three_shards) <= 2
+
+
+def test_labels_of_version_1_are_looked_at_alike(three_shards):
+    before = [page.row for page in lens.choose(three_shards, 7)]
+    for shard in three_shards:
+        as_version_1(shard)
+    assert [page.row for page in lens.choose(three_shards, 7)] == before
 
 
 def test_the_lens_reads_capped_logits_where_the_model_caps_them(trained, labels_folder, monkeypatch):

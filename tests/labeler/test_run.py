@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SAMPLES, draw_page, encode, read_all, run_files
+from support import SAMPLES, as_version_1, draw_page, encode, read_all, run_files
 from tokenizers import Tokenizer
 
 from dvsft.labeler import stages as transforms
@@ -19,6 +20,7 @@ from dvsft.labeler.commands import relabel
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.runs.plan import Shard
 from dvsft.patchlabels import command, rows
 
 SMALL = {"pages_per_shard": 3}
@@ -179,6 +181,18 @@ def test_relabeled_rows_equal_labeling_from_scratch(write_config, label, tmp_pat
     assert relabel.main(flags) == 0
     assert run_files(tmp_path / "relabeled") == run_files(tmp_path / "scratch")
     assert run_files(tmp_path / "relabeled") != run_files(tmp_path / "first")
+    for shard in (tmp_path / "first").glob("labels/*/*.parquet"):
+        as_version_1(shard)
+    flags[-1] = str(tmp_path / "of version 1")
+    assert relabel.main(flags) == 0
+    assert without_ends(tmp_path / "of version 1") == without_ends(tmp_path / "scratch")
+    counted = [json.loads((tmp_path / name / "stats.json").read_text()) for name in ("of version 1", "scratch")]
+    assert counted[0] == counted[1]
+
+
+def without_ends(out):
+    """Rows without where characters end, which version 1 did not know."""
+    return [{**row, "words": [word | {"ends": None} for word in row["words"]]} for row in read_all(out)]
 
 
 def test_relabeled_texts_are_drawn_for_the_new_grid(write_config, label, tmp_path):
@@ -240,6 +254,12 @@ def test_words_add_up_to_labels_and_losses(squad_config, label, tmp_path):
     tokenizer = Tokenizer.from_file(str(SAMPLES / "processor/tokenizer.json"))
     answers = [qa["answers"][0] for row in found for qa in row["qa"]]
     assert counts["text_labels"] == sum(len(tokenizer.encode(answer).ids) for answer in answers)
+    shard = next((tmp_path / "out").glob("labels/*/*.parquet"))
+    number, of = shard.stem.split("-of-")
+    named = Shard(str(tmp_path / "out"), shard.parent.name, int(number), int(of))
+    counted = stats.count_shard(named, tokenizer)
+    as_version_1(shard)
+    assert Path(named.labels) == shard and counted["patches"] and stats.count_shard(named, tokenizer) == counted
 
 
 def test_table_1_stands_beside_the_papers(squad_config, label, tmp_path):

@@ -1,16 +1,18 @@
 """The Parquet contract."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import SAMPLES, draw_page
+from support import SAMPLES, as_version_1, draw_page
 
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
 SPEC = GridSpec(16, 2, 65536, 2097152)
 
@@ -23,7 +25,7 @@ def page_bytes() -> bytes:
 
 def metadata(**changes) -> rows.Metadata:
     fields = {
-        "grid": SPEC,
+        "layout": SPEC.layout_spec(),
         "tokenizer": {"name": "own", "sha256": "ab" * 32},
         "policy": {"max_tokens": 3},
         "producer": {"engine": "none"},
@@ -43,12 +45,14 @@ def row(number: int) -> dict[str, Any]:
         "height": 96,
         "rows": 5,
         "cols": 15,
-        "words": [{"text": "Größe", "box": [1.0, 2.0, 3.5, 4.0], "confidence": 0.5}],
+        "visual_tokens": 75,
+        "words": [{"text": "Größe", "box": [1.0, 2.0, 3.5, 4.0], "confidence": 0.5, "ends": [1.5, 2.0, 2.5, 3.0, 3.5]}],
         "patch_index": [7],
         "token_id": [number],
         "label_word": [0],
         "dropped": dict.fromkeys(rows.DROP_REASONS, 0),
         "qa": [{"question_id": "1", "question": "?", "answers": ["a", "b"]}],
+        "pairs": None,
     }
 
 
@@ -101,20 +105,20 @@ def test_duckdb_opens_a_shard(shard):
 
 def test_labels_for_another_model_are_refused_with_field_values_and_cure():
     ours = metadata()
-    ours.require(grid=SPEC, tokenizer_sha256="ab" * 32)
+    ours.require(layout=SPEC.layout_spec(), tokenizer_sha256="ab" * 32)
     other = GridSpec(16, 2, 65536, 1048576)
     with pytest.raises(rows.ContractError) as caught:
-        ours.require(grid=other, tokenizer_sha256="cd" * 32, where="out/x")
-    for part in ("out/x", "grid.max_pixels", "2097152", "1048576", "tokenizer.sha256", "make relabel"):
+        ours.require(layout=other.layout_spec(), tokenizer_sha256="cd" * 32, where="out/x")
+    for part in ("out/x", "layout.max_pixels", "2097152", "1048576", "tokenizer.sha256", "make relabel"):
         assert part in str(caught.value)
 
 
 def test_the_cure_names_the_run_folder_that_relabel_takes(tmp_path):
     shard = "out/labels/train/labels/docvqa-train/00000.parquet"
     with pytest.raises(rows.ContractError, match=r"make relabel FROM=out/labels/train OUT="):
-        metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32, where=shard)
+        metadata().require(layout=SPEC.layout_spec(), tokenizer_sha256="cd" * 32, where=shard)
     with pytest.raises(rows.ContractError, match=r"FROM=<.*run.json> OUT="):
-        metadata().require(grid=SPEC, tokenizer_sha256="cd" * 32)
+        metadata().require(layout=SPEC.layout_spec(), tokenizer_sha256="cd" * 32)
 
 
 def test_other_parquet_is_no_label_shard(tmp_path):
@@ -123,9 +127,63 @@ def test_other_parquet_is_no_label_shard(tmp_path):
         rows.open_shard(tmp_path / "a.parquet")
 
 
+def test_a_shard_of_version_1_reads_as_one_of_version_2(shard):
+    as_version_1(shard)
+    old = pq.read_schema(shard)
+    assert not {"visual_tokens", "pairs"} & {*old.names} and old.field("words").type.value_type.num_fields == 3
+    parquet, found = rows.open_shard(shard)
+    assert found == metadata(schema_version=1) and found.layout.family == "qwen_vl"
+    word = {**row(0)["words"][0], "ends": None}
+    assert list(rows.read(shard)) == [{**row(n), "words": [word]} for n in range(40)]
+    assert list(rows.read(shard, ["visual_tokens"])) == [{"visual_tokens": 75}] * 40
+    assert rows.read_some(parquet, 1, [3, 0], ["id", "pairs"]) == [
+        {"id": f"docvqa/train/{n:03d}", "pairs": None} for n in (19, 16)
+    ]
+    with pytest.raises(rows.ContractError, match=r"layout.patch_size: labels 16, model 14"):
+        found.require(layout=replace(SPEC, patch=14).layout_spec(), tokenizer_sha256="ab" * 32)
+
+
+def test_a_page_whose_layout_is_no_grid_and_its_pairs_come_back():
+    pair: dict[str, Any] = {"pair_id": "p", "question_id": "1", "prompt": "?", "chosen": "a", "rejected": "b"}
+    pair |= {"chosen_score": 1.0, "rejected_score": 0.25, "chosen_count": 3, "rejected_count": 1, "samples": 4}
+    tiled = {**row(1), "rows": None, "cols": None, "visual_tokens": 768, "pairs": [{**pair, "rule": "spread"}]}
+    file = io.BytesIO()
+    rows.write(file, [tiled], metadata())
+    assert list(rows.read(file)) == [tiled]
+
+
+def test_labels_of_another_family_name_both_families_and_nothing_else():
+    with pytest.raises(rows.ContractError, match=r"layout.family: labels qwen_vl, model internvl\. Re-project"):
+        metadata().require(layout=LayoutSpec("internvl", {"tile": 448}), tokenizer_sha256="ab" * 32)
+
+
+def test_a_field_that_only_the_model_has_is_refused():
+    with pytest.raises(rows.ContractError, match=r"layout.frames: labels None, model 2"):
+        metadata().require(
+            layout=LayoutSpec("qwen_vl", {**SPEC.layout_spec().fields, "frames": 2}), tokenizer_sha256="ab" * 32
+        )
+
+
+@pytest.mark.parametrize("patches", [[7, 7], [7, 3]])
+def test_labels_out_of_order_are_not_written(patches):
+    labels = {"patch_index": patches, "token_id": [1, 2], "label_word": [0, 0]}
+    with pytest.raises(rows.ContractError, match="docvqa/train/001: patch_index does not ascend"):
+        rows.write(io.BytesIO(), [{**row(1), **labels}], metadata())
+
+
+def test_a_policy_of_sets_gives_a_visual_token_several_labels():
+    sets = metadata(policy={"contested": "set"})
+    labels = {"patch_index": [7, 7], "token_id": [1, 2], "label_word": [0, 0]}
+    file = io.BytesIO()
+    assert rows.write(file, [{**row(1), **labels}], sets) == 1
+    assert next(rows.read(file))["patch_index"] == [7, 7]
+    with pytest.raises(rows.ContractError, match="does not ascend"):
+        rows.write(io.BytesIO(), [{**row(1), **labels, "patch_index": [7, 3]}], sets)
+
+
 def test_an_older_schema_is_refused():
-    text = metadata().to_json().replace('"schema_version": 1', '"schema_version": 0')
-    with pytest.raises(rows.ContractError, match="found schema version 0, expected 1"):
+    text = metadata().to_json().replace('"schema_version": 2', '"schema_version": 0')
+    with pytest.raises(rows.ContractError, match="found schema version 0, expected 1 or 2"):
         rows.Metadata.from_json(text)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from trainer_fixtures import ALIKE, GRID, draw_page, make_config, write_toml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dvsft.trainer import checkpoint
+from dvsft.trainer import checkpoint, methods
 from dvsft.trainer.batch import FILLER, Encoder
 from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.methods.basic import (
@@ -80,7 +80,7 @@ def run(model, batch, patch_weights="uniform", **settings):
 
 
 def inputs_of(batch):
-    return {key: value for key, value in batch.items() if key not in ("labels", "image_index", "visual")}
+    return {key: value for key, value in batch.items() if key not in methods.SUPERVISION}
 
 
 def gradients(model, loss):
@@ -232,7 +232,7 @@ def test_the_added_losses_reach_the_language_model_nowhere(processor_folder, bat
     supervised = SupervisedModel(model, Basic())
     found = gradients(model, supervised(batch, {"text_labels": 0.0, "images": 1.0}).loss)
     reached = {part_of(name, qwen_vl.PARTS) for name, gradient in found.items() if gradient.any()}
-    assert reached == {"merger", "vision_encoder"}
+    assert reached == {"merger.first", "merger.rest", "vision_encoder"}
 
 
 @pytest.mark.parametrize("patch_weights", ["uniform", "attention"])
@@ -300,4 +300,4 @@ def test_a_run_exports_a_plain_folder_in_which_only_the_chosen_parts_have_moved(
         for (name, before), after in zip(base.named_parameters(), found.parameters(), strict=True)
         if not torch.equal(before, after)
     }
-    assert moved == {"merger", "language_model.first_layer"}
+    assert moved == {"merger.first", "merger.rest", "language_model.first_layer"}

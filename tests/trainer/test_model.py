@@ -32,7 +32,7 @@ def test_the_named_parts_cover_a_real_model_and_do_not_overlap(real):
     counts = audit(real)
     assert sum(map(sum, counts.values())) == sum(parameter.numel() for parameter in real.parameters())
     assert {part_of(name, PARTS) for name, _ in real.named_parameters()} == PARTS.keys() - {"head"}  # tied
-    deepstack = [name for name, _ in real.named_parameters() if part_of(name, PARTS) == "deepstack_mergers"]
+    deepstack = [name for name, _ in real.named_parameters() if part_of(name, PARTS).startswith("deepstack_mergers")]
     assert len({name.split(".")[3] for name in deepstack}) == 3
 
 
@@ -110,7 +110,7 @@ def test_only_lora_weights_train_and_the_audit_counts_them(tiny):
     assert len(trains) == 2 and all(".lora_" in name for name in trains)
     assert audit(model)["language_model.first_layer"].trainable == 2 * (64 + 64)
     assert audit(model)["language_model.rest"].trainable == 0
-    assert audit(model)["merger"].trainable == 0
+    assert audit(model)["merger.first"].trainable == audit(model)["merger.rest"].trainable == 0
 
 
 @pytest.mark.parametrize(
@@ -167,29 +167,37 @@ def test_bfloat16_is_loaded_as_such(tiny):
     assert model.training and model.is_gradient_checkpointing
 
 
-def test_a_grafted_model_is_the_text_model_on_text_and_the_donor_s_encoder_on_images(tiny, processor_folder, tmp_path):
+def write_text_model(folder, processor_folder, like, hidden=64, tied=True):
+    """A tiny random Qwen3 whose tokens are those of the checkpoint `like`."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from dvsft.trainer.checkpoint import copy_processor
+
+    config = Qwen3Config(
+        vocab_size=AutoConfig.from_pretrained(like).text_config.vocab_size,
+        hidden_size=hidden,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+        tie_word_embeddings=tied,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    copy_processor(processor_folder, folder)
+    return folder
+
+
+def test_a_grafted_model_is_the_text_model_on_text_and_the_donor_s_encoder_on_images(tiny, processor_folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
     from dvsft.trainer.graft import graft
 
-    donor = AutoModelForImageTextToText.from_pretrained(tiny)
     for tied in (True, False):
-        text_config = Qwen3Config(
-            vocab_size=donor.config.text_config.vocab_size,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=1,
-            head_dim=16,
-            rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
-            tie_word_embeddings=tied,
-        )
-        text = Qwen3ForCausalLM(text_config).eval()
-        text_folder, output = tmp_path / f"text-{tied}", tmp_path / f"grafted-{tied}"
-        text.save_pretrained(text_folder)
-        copy_processor(processor_folder, text_folder)
+        output = tmp_path / f"grafted-{tied}"
+        text_folder = write_text_model(tmp_path / f"text-{tied}", processor_folder, tiny, tied=tied)
+        text = AutoModelForCausalLM.from_pretrained(text_folder).eval()
         graft(text_folder, tiny, output)
 
         grafted = AutoModelForImageTextToText.from_pretrained(output).eval()
@@ -210,6 +218,55 @@ def test_grafting_models_that_do_not_fit_is_refused(tiny):
         grafted_config(SimpleNamespace(model_type="qwen3", hidden_size=65, head_dim=16), donor)
     with pytest.raises(ModelError, match="half of head_dim 32"):
         grafted_config(SimpleNamespace(model_type="qwen3", hidden_size=64, head_dim=32), donor)
+    with pytest.raises(ModelError, match="found a text model llama and a qwen3_vl"):
+        grafted_config(SimpleNamespace(model_type="llama", hidden_size=64, head_dim=16), donor)
+
+
+@pytest.mark.parametrize(("merger", "kept"), [("first", {"norm", "linear_fc1"}), ("fresh", set())])
+def test_a_graft_onto_another_width_keeps_the_layers_of_the_mergers_that_it_names(
+    tiny, processor_folder, tmp_path, merger, kept
+):
+    from dvsft.trainer.checkpoint import copy_processor
+    from dvsft.trainer.graft import graft
+
+    donor = AutoModelForImageTextToText.from_pretrained(tiny)
+    for parameter in donor.model.visual.parameters():
+        parameter.data += 0.5  # no weight is what it is drawn as
+    donor.save_pretrained(tmp_path / "donor")
+    copy_processor(tiny, tmp_path / "donor")
+    write_text_model(tmp_path / "text", processor_folder, tiny, hidden=48)
+    for output in ("out", "again"):
+        graft(tmp_path / "text", tmp_path / "donor", tmp_path / output, merger, seed=3)
+    base, found = (load_file(tmp_path / folder / "model.safetensors") for folder in ("donor", "out"))
+    same = {name for name, weight in base.items() if ".visual." in name and torch.equal(weight, found[name])}
+    of_mergers = {name for name in same if "merger" in name}
+    assert {name.split(".")[-2] for name in of_mergers} == kept
+    assert len(of_mergers) == 3 * 2 * len(kept)  # weight and bias, in the merger and two deepstack mergers
+    assert same - of_mergers == {name for name in base if ".visual." in name and "merger" not in name}
+    assert found["model.visual.merger.linear_fc2.weight"].shape[0] == 48
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "again/model.safetensors").read_bytes()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    pixels, grid = torch.randn(16, 3 * 2 * 16 * 16), torch.tensor([[1, 4, 4]])
+    assert model.model.visual(pixels, grid_thw=grid).pooler_output.shape == (4, 48)
+
+
+def test_an_exported_encoder_gives_the_model_s_own_features_to_the_bit(tiny, tmp_path):
+    from transformers import AutoModel
+
+    from dvsft.trainer.export_encoder import main
+
+    main([str(tiny), str(tmp_path / "encoder")])
+    ours = AutoModelForImageTextToText.from_pretrained(tiny).model.visual.eval()
+    theirs = AutoModel.from_pretrained(tmp_path / "encoder").eval()
+    pixels, grid = torch.randn(16, 3 * 2 * 16 * 16), torch.tensor([[1, 4, 4]])
+    with torch.no_grad():
+        one, two = (model(pixels, grid_thw=grid) for model in (ours, theirs))
+    assert torch.equal(one.last_hidden_state, two.last_hidden_state) and torch.equal(
+        one.pooler_output, two.pooler_output
+    )
+    assert all(map(torch.equal, one.deepstack_features, two.deepstack_features))
+    config = tiny / "preprocessor_config.json"
+    assert (tmp_path / "encoder" / config.name).read_bytes() == config.read_bytes()
 
 
 def test_a_checkpoint_whose_logits_are_not_what_its_config_says_is_refused(tiny, tmp_path):

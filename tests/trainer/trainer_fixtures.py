@@ -41,12 +41,12 @@ ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
 
-def write_shard(path, pages, processor_folder, grid=GRID):
+def write_shard(path, pages, processor_folder, grid=GRID, policy=None):
     """A shard of some pages; returns its path."""
     metadata = rows.Metadata(
-        grid=grid,
+        layout=grid.layout_spec(),
         tokenizer={"name": "test", "sha256": rows.tokenizer_sha256(processor_folder)},
-        policy={},
+        policy=policy or {},
         producer={"engine": "test"},
         dataset="drawn",
         split="train",
@@ -89,6 +89,7 @@ def draw_page(number, processor_folder, grid=(4, 5), labeled=True, qa=None):
         "height": high * side,
         "rows": high,
         "cols": wide,
+        "visual_tokens": high * wide,
         "words": [{"text": word, "box": [0.0, 0.0, 1.0, 1.0], "confidence": 1.0} for word in placed.values()],
         "patch_index": list(placed),
         "token_id": [tokenizer.encode(word, add_special_tokens=False).ids[0] for word in placed.values()],
@@ -104,7 +105,8 @@ def draw_page(number, processor_folder, grid=(4, 5), labeled=True, qa=None):
 def text_page(number, processor_folder, qa):
     """A row without an image."""
     page = draw_page(number, processor_folder, labeled=False, qa=qa)
-    return page | {"image": None, "image_sha256": None, "width": 0, "height": 0, "rows": 0, "cols": 0}
+    nothing = dict.fromkeys(("width", "height", "rows", "cols", "visual_tokens"), 0)
+    return page | nothing | {"image": None, "image_sha256": None}
 
 
 def write_toml(path, config):

@@ -6,21 +6,28 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.nn import functional as F
 
-from dvsft.visionloss.loss import TEXT, row_loss, text_token_loss, visual_token_loss
+from dvsft.visionloss.head import Transform
+from dvsft.visionloss.loss import IGNORE, TEXT, row_loss, text_token_loss, visual_token_loss
 
 D, VOCABULARY = 24, 97
 
 
 def naive(logits, labels, image_index, beta):
-    """arXiv 2605.26656, row by row: (N, vocabulary) logits -> (N,) losses."""
-    target = torch.zeros_like(logits)
-    for i, label in enumerate(labels.tolist()):
-        same_image = image_index == image_index[i]
-        others = set(labels[same_image].tolist()) - {label} if image_index[i] >= 0 else set()
+    """arXiv 2605.26656, row by row: (N, vocabulary) logits, (N,) or (N, K) labels -> (N,) losses."""
+    target, sets = torch.zeros_like(logits), sets_of(labels)
+    for i, own in enumerate(sets):
+        image = [sets[j] for j in range(len(sets)) if image_index[j] == image_index[i]]
+        others = set().union(*image) - own if image_index[i] >= 0 else set()
         for t in others:
             target[i, t] = beta / len(others)
-        target[i, label] = 1 - beta if others else 1
+        for t in own:
+            target[i, t] = (1 - beta if others else 1) / len(own)
     return -(target * F.log_softmax(logits, -1)).sum(-1)
+
+
+def sets_of(labels):
+    """The labels of every row as Python sets."""
+    return [set(row) - {IGNORE} for row in labels.reshape(len(labels), -1).tolist()]
 
 
 @pytest.fixture
@@ -54,6 +61,75 @@ def test_loss_and_gradients_equal_the_naive_float64_version(batch, beta, chunk_s
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     assert torch.equal(found.hits, head(hidden).argmax(-1) == labels)
     assert not found.rows.requires_grad
+
+
+@pytest.fixture
+def sets(batch):
+    """As `batch`, up to three words per visual token: repeats, gaps before and between them, an image whose two rows
+    hold the same set."""
+    hidden, labels, image_index = batch
+    generator = torch.Generator().manual_seed(3)
+    more = torch.randint(12, (20, 2), generator=generator)
+    more[torch.rand(20, 2, generator=generator) < 0.4] = IGNORE
+    table = torch.cat([labels[:, None], more], 1)
+    table[:2], image_index[:2] = torch.tensor([[4, 9, IGNORE], [IGNORE, 9, 4]]), 77
+    table[image_index < 0] = torch.tensor([IGNORE, 8, IGNORE])
+    assert {len(own) for own in sets_of(table)} == {1, 2, 3} and any(
+        len({*row} - {IGNORE}) < 3 for row in table.tolist()
+    )
+    return hidden, table, image_index
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("chunk_size", [1, 7, 512])
+def test_the_loss_of_sets_and_its_gradients_equal_the_naive_float64_version(sets, beta, cap, chunk_size):
+    """With a bias, a LoRA of the head, a cap and a scale on its logits."""
+    hidden, labels, image_index = sets
+    model, weight = nn.ModuleDict({"lm_head": make_head(bias=True)}), torch.linspace(0.1, 2, 20, dtype=torch.float64)
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=8, target_modules=["lm_head"]), model)
+    head = model["lm_head"]
+    nn.init.normal_(head.lora_B["default"].weight)
+    head.double().requires_grad_()
+    logits = 0.5 * head(hidden) if cap is None else cap * torch.tanh(0.5 * head(hidden) / cap)
+    expected = naive(logits, labels, image_index, beta)
+    found = row_loss(
+        hidden, head, labels, image_index, weight, beta=beta, chunk_size=chunk_size, transform=Transform(0.5, cap)
+    )
+    torch.testing.assert_close(found.rows, expected, atol=1e-12, rtol=0)
+    wanted = (hidden, *head.parameters())
+    gradients = torch.autograd.grad(found.total, wanted)
+    for ours, theirs in zip(gradients, torch.autograd.grad((expected * weight).sum(), wanted), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+    best = logits.argmax(-1).tolist()
+    assert found.hits.tolist() == [word in own for word, own in zip(best, sets_of(labels), strict=True)]
+
+
+def test_the_most_likely_word_is_a_hit_if_it_is_any_of_the_set():
+    """Not the one that the set is mostly made of, nor one of the page's other words."""
+    logits = 9.0 * F.one_hot(torch.tensor([5, 6, 7, 0]), VOCABULARY).double()
+    head = nn.Linear(VOCABULARY, VOCABULARY, bias=False, dtype=torch.float64)
+    head.weight.data = torch.eye(VOCABULARY, dtype=torch.float64)
+    labels = torch.tensor([[5, 6, 6], [5, 6, IGNORE], [5, 6, IGNORE], [7, IGNORE, IGNORE]])
+    found = row_loss(logits, head, labels, torch.zeros(4, dtype=torch.long), torch.ones(4), beta=0.3)
+    assert found.hits.tolist() == [True, True, False, False]
+
+
+def test_sets_of_one_are_the_loss_of_the_paper_to_the_bit(batch):
+    """And a set's places that are not used, or repeat a word, change nothing."""
+    hidden, labels, image_index = batch
+    head, weight = make_head(torch.float32), torch.ones(20)
+    hidden = hidden.detach().float().requires_grad_()
+
+    def run(labels):
+        result = row_loss(hidden, head, labels, image_index, weight, beta=0.3, chunk_size=6)
+        return result.rows, result.hits, *torch.autograd.grad(result.total, (hidden, head.weight))
+
+    expected = run(labels)
+    assert all(map(torch.equal, run(labels[:, None]), expected))
+    wide = torch.stack([torch.full_like(labels, IGNORE), labels, labels], 1)
+    for ours, theirs in zip(run(wide), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
 
 
 def test_the_public_functions_return_sums_over_their_rows(batch):

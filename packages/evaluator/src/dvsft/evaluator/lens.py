@@ -31,7 +31,7 @@ from dvsft.visionloss.head import check_head, head_logits, head_transform
 TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
-COLUMNS = ["id", "width", "height", "rows", "cols", "words", "patch_index", "token_id", "label_word"]
+COLUMNS = ["id", "width", "height", "rows", "cols", "visual_tokens", "words", "patch_index", "token_id", "label_word"]
 
 Place = tuple[Path, int, int]
 """Shard, row group, row."""
@@ -126,11 +126,11 @@ def patches_of(grid: GridSpec) -> tuple[int, int]:
 
 def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
     """The model with the pixel limits of the labels. Raises ContractError if any shard is for another model."""
-    grid = rows.open_shard(shards[0])[1].grid
+    grid = GridSpec.from_layout(rows.open_shard(shards[0])[1].layout)
     loaded = generate.load(folder, device, patches_of(grid))
     sha256 = rows.tokenizer_sha256(folder)
     for shard in shards:
-        rows.open_shard(shard)[1].require(grid=loaded.grid, tokenizer_sha256=sha256, where=str(shard))
+        rows.open_shard(shard)[1].require(layout=loaded.grid.layout_spec(), tokenizer_sha256=sha256, where=str(shard))
     try:
         check_head(loaded.model, head_transform(loaded.model.config))
     except TypeError as error:
@@ -163,9 +163,9 @@ def read_pages(shard: Path, places: Sequence[Place]) -> dict[Place, Page]:
     parquet, metadata = rows.open_shard(shard)
     found = {}
     for group, members in groupby(places, key=lambda place: place[1]):
-        table = parquet.read_row_group(group, columns=COLUMNS)
-        for place in members:
-            row = table.slice(place[2], 1).to_pylist()[0]
+        places_here = list(members)
+        read = rows.read_some(parquet, group, [number for *_, number in places_here], COLUMNS)
+        for place, row in zip(places_here, read, strict=True):
             found[place] = Page(row, metadata.dataset, partial(files.shard_image, str(shard), group, place[2]))
     return found
 
@@ -178,7 +178,7 @@ def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     """
     batch = generate.encode(loaded, [""], [image])
     positions = (batch["input_ids"][0] == loaded.model.config.image_token_id).nonzero()[:, 0]
-    expected = page.row["rows"] * page.row["cols"]
+    expected = page.row["visual_tokens"]
     if len(positions) != expected:
         raise rows.ContractError(f"{page.row['id']}: found {len(positions)} visual tokens, expected {expected}")
     hidden = loaded.model.model(**batch).last_hidden_state[0, positions]

@@ -27,6 +27,7 @@ VERBS = {
     "train": ("trainer", "train on label shards, in one process"),
     "inspect": ("trainer", "show the first batch of a training step"),
     "graft": ("trainer", "put a vision encoder on a text model"),
+    "export-encoder": ("trainer", "write a checkpoint's vision encoder as one of its own"),
     "tiny": ("trainer", "write a tiny random checkpoint to try things on"),
     "predict": ("evaluator", "store a model's answers to benchmarks"),
     "score": ("evaluator", "score stored answers"),
@@ -82,7 +83,7 @@ def overview(installed: dict[str, EntryPoint]) -> str:
     others = dict.fromkeys(sorted(installed.keys() - VERBS.keys()), ("", ""))
     for name, (_, purpose) in {**VERBS, **others}.items():
         missing = "" if name in installed else f"  (pip install {_requirement(name)})"
-        lines.append(f"  {name:<10}{purpose}{missing}".rstrip())
+        lines.append(f"  {name:<16}{purpose}{missing}".rstrip())
     return "\n".join(lines)
 
 

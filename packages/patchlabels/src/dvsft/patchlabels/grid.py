@@ -4,7 +4,7 @@ A *patch* here is one visual token of the language model: `merge` x `merge` enco
 `side = patch * merge` px of the resized image (32 for Qwen3-VL). Patches are numbered in raster order,
 `patch_index = row * cols + col`, which is the order of the image tokens in the prompt.
 
-This is the only module that knows about encoder patches, pixel budgets and the resize rule.
+The grid of the qwen_vl family alone, whose resize rule is in `dvsft.patchlabels.layout`, as are all other families.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dvsft.patchlabels.errors import DvsftError
+from dvsft.patchlabels.layout import LayoutError as GridError
+from dvsft.patchlabels.layout import LayoutSpec
+from dvsft.patchlabels.layout.whole import smart_resize
 
-MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse longer strips
-
-
-class GridError(DvsftError):
-    """An image or a processor configuration for which no patch grid exists."""
+__all__ = ["Grid", "GridError", "GridSpec"]
 
 
 @dataclass(frozen=True)
@@ -99,29 +97,27 @@ class GridSpec:
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
 
+    @classmethod
+    def from_layout(cls, spec: LayoutSpec) -> GridSpec:
+        """Raises GridError for a family whose layout is no grid within pixel limits."""
+        if spec.family != "qwen_vl":
+            raise GridError(f"found a layout of the family {spec.family}, expected qwen_vl")
+        fields = spec.fields
+        return cls(fields["patch_size"], fields["merge_size"], fields["min_pixels"], fields["max_pixels"])
+
+    def layout_spec(self) -> LayoutSpec:
+        """The same grid for code that works with layouts of any family."""
+        return LayoutSpec.from_grid(self.to_dict())
+
     def fit(self, width: int, height: int) -> Grid:
         """The patch grid of a width x height px image.
 
-        The resize rule of the Qwen2-VL / Qwen3-VL image processors (`smart_resize`): both sides to the nearest
-        multiple of `side` (Python's round, ties to even), then scaled into the pixel bounds.
         Raises GridError for empty images and strips longer than 200:1, as the processors do.
         """
         if width < 1 or height < 1:
             raise GridError(f"found an image of {width} x {height} px, expected at least 1 x 1")
-        if max(width, height) / min(width, height) > MAX_ASPECT_RATIO:
-            raise GridError(
-                f"found an image of {width} x {height} px, expected an aspect ratio up to {MAX_ASPECT_RATIO}"
-            )
-        side = self.side
-        rows, cols = round(height / side), round(width / side)
-        if rows * cols * side**2 > self.max_pixels:
-            shrink = math.sqrt(height * width / self.max_pixels)
-            rows = max(1, math.floor(height / shrink / side))
-            cols = max(1, math.floor(width / shrink / side))
-        elif rows * cols * side**2 < self.min_pixels:
-            grow = math.sqrt(self.min_pixels / (height * width))
-            rows, cols = math.ceil(height * grow / side), math.ceil(width * grow / side)
-        return Grid(rows=rows, cols=cols, width=width, height=height, side=side)
+        rows, cols = smart_resize(width, height, self.side, self.min_pixels, self.max_pixels)
+        return Grid(rows=rows, cols=cols, width=width, height=height, side=self.side)
 
 
 def _first(*values: Any) -> Any:

@@ -1,13 +1,18 @@
 """One Parquet row is one page: its image, its words, its labels. The contract between labeler and trainer.
 
 Boxes are (x0, y0, x1, y1) in px of the ORIGINAL upright image, origin top-left, y down, half-open.
-`patch_index`, `token_id` and `label_word` are parallel; `patch_index` ascends and has no duplicates.
+`patch_index` is the number of a visual token of the image, in prompt order. `patch_index`, `token_id` and `label_word`
+are parallel; `patch_index` ascends, without duplicates unless the label policy says `contested = "set"`.
+
+Version 1 had no `visual_tokens`, `pairs` and `ends`, and its layout was always `qwen_vl`. What reads through this
+module gets rows of version 2 from both.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
 METADATA_KEY = b"patchlabels"
 ROW_GROUP_PAGES = 16  # about 10 MB of scans: what a reader holds in memory at a time
 ROW_GROUP_BYTES = 64 * 2**20  # of images, for pages that are much larger
@@ -30,13 +36,29 @@ DROP_REASONS = (
     "no_token",  # the tokenizer makes nothing of the word
     "too_many_tokens",
     "too_tall",
-    "outside",  # the corner lies outside the page
+    "too_small",  # to be read in any view that shows it
+    "outside",  # no visual token sees the corner
     "contested",  # two or more words share the patch
 )
-"""Why a word carries no label. The first two never reach `words`, so len(words) = labels + the rest."""
+"""Why a word carries no label. The first two never reach `words`, so len(words) = words with labels + the rest."""
 
-WORD_TYPE = pa.struct([("text", pa.string()), ("box", pa.list_(pa.float32(), 4)), ("confidence", pa.float32())])
+WORD_TYPE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("box", pa.list_(pa.float32(), 4)),
+        ("confidence", pa.float32()),
+        ("ends", pa.list_(pa.float32())),  # x of the right edge of each character, px; null where nobody knows
+    ]
+)
 QA_TYPE = pa.struct([("question_id", pa.string()), ("question", pa.string()), ("answers", pa.list_(pa.string()))])
+PAIR_TYPE = pa.struct(
+    [
+        *((name, pa.string()) for name in ("pair_id", "question_id", "prompt", "chosen", "rejected")),
+        *((name, pa.float32()) for name in ("chosen_score", "rejected_score")),
+        *((name, pa.int16()) for name in ("chosen_count", "rejected_count", "samples")),
+        ("rule", pa.string()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -44,14 +66,16 @@ SCHEMA = pa.schema(
         ("image_sha256", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
-        ("rows", pa.int32()),
+        ("rows", pa.int32()),  # null, as cols, where the layout is not one grid
         ("cols", pa.int32()),
+        ("visual_tokens", pa.int32()),
         ("words", pa.list_(WORD_TYPE)),
         ("patch_index", pa.list_(pa.int32())),
         ("token_id", pa.list_(pa.int32())),
         ("label_word", pa.list_(pa.int32())),
         ("dropped", pa.struct([(reason, pa.int32()) for reason in DROP_REASONS])),
         ("qa", pa.list_(QA_TYPE)),
+        ("pairs", pa.list_(PAIR_TYPE)),  # null where no preference pairs were made
     ]
 )
 
@@ -62,10 +86,14 @@ class ContractError(DvsftError):
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a shard was made from and for. tokenizer: {name, sha256}; policy: the label rules; producer: the OCR
-    engine or renderer with its models and versions; fingerprint: sha256 over the pages that went in."""
+    """What a shard was made from and for.
 
-    grid: GridSpec
+    layout: the family, and the fields of processor and model that it reads. tokenizer: {name, sha256}. policy: the
+    label rules. producer: the OCR engine or renderer with its models and versions. fingerprint: sha256 over the pages
+    that went in.
+    """
+
+    layout: LayoutSpec
     tokenizer: Mapping[str, str]
     policy: Mapping[str, Any]
     producer: Mapping[str, Any]
@@ -74,28 +102,33 @@ class Metadata:
     fingerprint: str
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def has_sets(self) -> bool:
+        """Whether a visual token may have several labels."""
+        return self.policy.get("contested") == "set"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:
+        """Raises ContractError for a version that this one does not read."""
         fields = json.loads(text)
-        if fields.get("schema_version") != SCHEMA_VERSION:
+        if fields.get("schema_version") not in READABLE:
             raise ContractError(
-                f"found schema version {fields.get('schema_version')}, expected {SCHEMA_VERSION}; "
+                f"found schema version {fields.get('schema_version')}, expected {' or '.join(map(str, READABLE))}; "
                 "label again with this version of dvsft (make labels)"
             )
-        return cls(**{**fields, "grid": GridSpec.from_dict(fields["grid"])})
+        old = fields["schema_version"] == 1
+        layout = LayoutSpec.from_grid(fields.pop("grid")) if old else LayoutSpec.from_dict(fields["layout"])
+        return cls(**{**fields, "layout": layout})
 
-    def require(self, *, grid: GridSpec, tokenizer_sha256: str, where: str = "these labels") -> None:
-        """Raise ContractError unless the labels fit a model with this grid and tokenizer.
+    def require(self, *, layout: LayoutSpec, tokenizer_sha256: str, where: str = "these labels") -> None:
+        """Raise ContractError unless the labels fit a model with this layout and tokenizer.
 
         Names every field that differs, both values, and the command that cures it.
         """
-        ours, theirs = self.grid.to_dict(), grid.to_dict()
-        differing = [
-            f"grid.{name}: labels {ours[name]}, model {theirs[name]}" for name in ours if ours[name] != theirs[name]
-        ]
+        differing = list(_layout_differences(self.layout, layout))
         if self.tokenizer["sha256"] != tokenizer_sha256:
             differing.append(
                 f"tokenizer.sha256: labels {self.tokenizer['sha256'][:12]} ({self.tokenizer['name']}), "
@@ -107,6 +140,17 @@ class Metadata:
                 f"{where} were made for another model: {'; '.join(differing)}. Re-project them without a second "
                 f"OCR run: make relabel FROM={run} OUT=<new folder> CONFIG=<config naming the model>"
             )
+
+
+def _layout_differences(labels: LayoutSpec, model: LayoutSpec) -> Iterator[str]:
+    """Each field that differs, with both values; of two families only the names, since their fields are others."""
+    if labels.family != model.family:
+        yield f"layout.family: labels {labels.family}, model {model.family}"
+        return
+    for name in sorted(labels.fields.keys() | model.fields.keys()):
+        ours, theirs = labels.fields.get(name), model.fields.get(name)
+        if ours != theirs:
+            yield f"layout.{name}: labels {ours}, model {theirs}"
 
 
 def parquet_schema(metadata: Metadata) -> pa.Schema:
@@ -135,16 +179,28 @@ def _feature(kind: pa.DataType) -> Any:
 def write(file: Any, rows: Iterable[Mapping[str, Any]], metadata: Metadata) -> int:
     """Write rows to a path or an open binary file, a row group at a time; returns how many there were.
 
-    Same rows and metadata give the same bytes.
+    Same rows and metadata give the same bytes. Raises ContractError for labels out of order.
     """
     count = 0
     with pq.ParquetWriter(
         file, parquet_schema(metadata), compression="zstd", use_dictionary=["token_id", "label_word"]
     ) as writer:
-        for group in _groups(rows):
+        for group in _groups(_in_order(rows, metadata)):
             writer.write_batch(pa.RecordBatch.from_pylist(group, schema=writer.schema), ROW_GROUP_PAGES)
             count += len(group)
     return count
+
+
+def _in_order(rows: Iterable[Mapping[str, Any]], metadata: Metadata) -> Iterator[Mapping[str, Any]]:
+    """Rows whose `patch_index` ascends, and repeats a visual token only where the policy makes sets."""
+    wrong = operator.gt if metadata.has_sets else operator.ge
+    for row in rows:
+        if any(map(wrong, row["patch_index"], row["patch_index"][1:])):
+            raise ContractError(
+                f"{row['id']}: patch_index does not ascend, or repeats a visual token although the label policy makes "
+                "no sets; sort the labels, or label again: make labels"
+            )
+        yield row
 
 
 def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -171,10 +227,41 @@ def open_shard(file: Any) -> tuple[pq.ParquetFile, Metadata]:
 
 
 def read(file: Any, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, a row group in memory at a time; `columns` limits what is read from disk."""
+    """The rows of a shard, a row group in memory at a time; `columns` limits what is read from disk. One may be part of
+    a column, "words.list.element.text"."""
     parquet, _ = open_shard(file)
-    for batch in parquet.iter_batches(batch_size=ROW_GROUP_PAGES, columns=list(columns) if columns else None):
-        yield from batch.to_pylist()
+    for batch in parquet.iter_batches(batch_size=ROW_GROUP_PAGES, columns=_stored(parquet, columns)):
+        for row in batch.to_pylist():
+            yield _current(row, columns)
+
+
+def read_some(
+    parquet: pq.ParquetFile, group: int, numbers: Iterable[int], columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """The rows of an open shard that have these numbers in a row group, which is read once."""
+    table = parquet.read_row_group(group, columns=_stored(parquet, columns))
+    return [_current(table.slice(number, 1).to_pylist()[0], columns) for number in numbers]
+
+
+def _stored(parquet: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+    """The columns of a shard that `columns` are made from."""
+    wanted = {*(columns or SCHEMA.names)}
+    if "visual_tokens" in wanted:
+        wanted |= {"rows", "cols"}
+    nested = [name for name in wanted if "." in name]
+    return [name for name in parquet.schema_arrow.names if name in wanted] + sorted(nested)
+
+
+def _current(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    """A row of any version as a row of this one."""
+    if row.get("visual_tokens") is None and row.get("rows") is not None:
+        row["visual_tokens"] = row["rows"] * row["cols"]
+    if "dropped" in row:
+        row["dropped"] = {reason: row["dropped"].get(reason, 0) for reason in DROP_REASONS}
+    for word in row.get("words") or ():
+        word.setdefault("ends", None)
+    names = [name.partition(".")[0] for name in columns or SCHEMA.names]
+    return {name: row.get(name) for name in names}
 
 
 def tokenizer_sha256(folder: str | Path) -> str:

@@ -2,11 +2,12 @@
 
 `labels[t]` is what the logits AT position t must predict: at a visual token its own word, before an answer
 token that token (so the usual shift of text labels is already done). `image_index[t]` says which of the two
-it is.
+it is. Where a visual token holds several words, `more_labels[t]` has the others.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from dvsft.patchlabels import image as images
 from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
-from dvsft.trainer.data import DataError, Lengths, Mixture, Sample, question_and_answer
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+from dvsft.trainer.data import DataError, Lengths, Mixture, Sample
 from dvsft.trainer.families import Family
 from dvsft.visionloss.loss import IGNORE, TEXT
 
@@ -53,9 +54,19 @@ class Example:
     def visual_tokens(self) -> int:
         return self.rows * self.cols
 
+    def tokens_by_patch(self) -> dict[int, list[int]]:
+        """The labels of every labeled patch, each once."""
+        found: dict[int, dict[int, None]] = defaultdict(dict)
+        for patch, token in zip(self.patch_index, self.token_id, strict=True):
+            found[patch][token] = None
+        return {patch: list(tokens) for patch, tokens in found.items()}
+
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as the chat template takes it; the page comes before the first question."""
+        """The conversation as the chat template takes it; the page comes before the first question. Without a question
+        the page is all of it."""
+        if not self.turns:
+            return [{"role": "user", "content": [{"type": "image"}]}]
         messages = []
         for number, (question, answer) in enumerate(self.turns):
             picture = [{"type": "image"}] if self.visual_tokens and not number else []
@@ -71,9 +82,9 @@ def make_example(mixture: Mixture, sample: Sample | None) -> Example:
     """Read and decode one sample; None gives the filler. Raises DataError that names the page."""
     if sample is None:
         return FILLER
-    row = mixture.read(sample)
-    pairs = [question_and_answer(row["qa"][number]) for number in sample.questions]
-    turns = tuple((ask(question, INSTRUCTIONS[sample.instruction]), answer) for question, answer in pairs)
+    row, asked, instruction = mixture.read(sample), mixture.asked(sample), INSTRUCTIONS[sample.instruction]
+    chosen = [asked.turns(row)[number] for number in sample.questions]
+    turns = tuple((asked.prompt(question, instruction), answer) for question, answer in chosen)
     picture = None
     if row["rows"]:
         try:
@@ -113,11 +124,14 @@ class Encoder:
         return Lengths(
             count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
             instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
-            template={(turns, image): self._template(turns, image) for turns in (1, 2) for image in (False, True)},
+            template={
+                (turns, image): self._template(turns, image)
+                for turns, image in [(0, True), (1, False), (1, True), (2, False), (2, True)]
+            },
         )
 
     def _template(self, turns: int, image: bool) -> int:
-        """Tokens of the chat template alone."""
+        """Tokens of the chat template alone. Without turns there is an image."""
         whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
         return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
 
@@ -140,8 +154,9 @@ class Encoder:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """The batch: what the model takes, and labels, image_index, visual (bool: a visual token stands here), all
-        (B, T), padded on the left. A batch without images gets a masked, unsupervised blank one. Raises DataError
-        where a page's image and its labels do not fit together."""
+        (B, T), and more_labels (B, T, K), K = 0 where no visual token has several; padded on the left. A batch without
+        images gets a masked, unsupervised blank one. Raises DataError where a page's image and its labels do not fit
+        together."""
         pictures = [example.image for example in examples if example.visual_tokens]
         encoded = self.processor(
             text=[self.render(example) for example in examples],
@@ -153,12 +168,16 @@ class Encoder:
         batch: dict[str, Tensor] = dict(encoded)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         batch["image_index"] = torch.full_like(batch["input_ids"], TEXT)
+        most = max(len(tokens) for example in examples for tokens in [(), *example.tokens_by_patch().values()])
+        batch["more_labels"] = torch.full((*batch["input_ids"].shape, max(most - 1, 0)), IGNORE)
         self._check_grids([example for example in examples if example.visual_tokens], batch)
         for number, example in enumerate(examples):
             if example.supervised:
                 self._supervise(example, number, batch)
         if not pictures:  # ranks must all run the encoder or none: with ZeRO one would wait for the other's gradients
-            batch = self.family.with_blank_image(self.processor, batch, {"labels": IGNORE, "image_index": TEXT})
+            batch = self.family.with_blank_image(
+                self.processor, batch, {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
+            )
         batch["visual"] = self.family.visual_positions(batch)
         return batch
 
@@ -179,6 +198,9 @@ class Encoder:
             labels[padding + start - 1 : padding + end - 1] = ids[padding + start : padding + end]
         if example.visual_tokens:
             visual = (ids == self.image_token).nonzero()[:, 0]
-            labeled = visual[torch.tensor(example.patch_index, dtype=torch.long)]
-            labels[labeled] = torch.tensor(example.token_id, dtype=torch.long)
+            sets, width = example.tokens_by_patch(), 1 + batch["more_labels"].shape[-1]
+            labeled = visual[torch.tensor(list(sets), dtype=torch.long)]
+            filled = [[*tokens, *[IGNORE] * (width - len(tokens))] for tokens in sets.values()]
+            table = torch.tensor(filled, dtype=torch.long).view(-1, width)  # (n, width), also for n = 0
+            labels[labeled], batch["more_labels"][number, labeled] = table[:, 0], table[:, 1:]
             batch["image_index"][number, labeled] = number

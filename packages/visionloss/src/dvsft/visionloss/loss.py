@@ -5,7 +5,12 @@
                     -[ (1-beta) log P(w_i | h_i) + beta/(|V|-1) * sum_{t in V, t != w_i} log P(t | h_i) ]
 
 with h_i the hidden state at the visual token's OWN position (not shifted), w_i its label and V the set of
-distinct labels of its image. The weights over V sum to one, so with z = lm_head(h) each row costs
+distinct labels of its image. A visual token may hold several words (ours, beyond the paper): with the set S of its
+labels in place of w_i
+
+                    -[ (1-beta) mean_{t in S} log P(t | h_i) + beta/(|V|-|S|) * sum_{t in V - S} log P(t | h_i) ]
+
+The weights over V sum to one, so with z = lm_head(h) each row costs
 
     logsumexp(z) - sum_{t in V} weight_t * z_t
 
@@ -33,7 +38,7 @@ TEXT = -1
 
 class RowLoss(NamedTuple):
     """total: scalar sum of weight * loss, differentiable. rows: (N,) unweighted losses. hits: (N,) bool,
-    the label is the most likely token. The last two carry no gradient."""
+    the most likely token is a label. The last two carry no gradient."""
 
     total: Tensor
     rows: Tensor
@@ -58,9 +63,12 @@ def visual_token_loss(
             own = 1 - beta if others else 1
             loss -= own * log_p[i, labels[i]] + sum(beta / len(others) * log_p[i, t] for t in others)
 
+    With labels of shape (N, K), {labels[i]} is the set of what row i holds, IGNORE apart, and its log_p their mean.
+
     hidden: Shape (N, D), hidden states AT the labeled visual tokens, not shifted.
     lm_head: Shape (N, D) -> (N, vocabulary), the output head: an `nn.Linear`, or a PEFT LoRA of one.
-    labels: Shape (N,), integers, the token each visual token must predict.
+    labels: Shape (N,), integers, the token each visual token must predict; or (N, K), up to K tokens, each of them as
+        good as the others, with IGNORE in the places that a row does not need. Every row has at least one.
     image_index: Shape (N,), integers >= 0, the image each row belongs to; an image's V is the set of its labels here.
     beta: the share of the target that goes to the other labels of the image.
     chunk_size: rows whose logits exist at a time.
@@ -107,13 +115,17 @@ def row_loss(
     call it inside the forward of a module of the engine: touching the head's weights there gathers them, on
     every rank once, however many rows the rank has.
     """
-    factors = head_factors(hidden, lm_head)
+    labels = labels[:, None] if labels.dim() == 1 else _without_repeats(labels)
+    factors, device = head_factors(hidden, lm_head), hidden.device.type
+    if torch.is_autocast_enabled(device):  # to what it would make of a head
+        factors = [(x.to(torch.get_autocast_dtype(device)), w.to(torch.get_autocast_dtype(device))) for x, w in factors]
     dense = torch.unique(image_index, return_inverse=True)[1]  # numbers of images may be large
     image_index = dense.where(image_index >= 0, TEXT)
     ids, sizes = distinct_labels(labels, image_index)
     needs_grad = torch.is_grad_enabled()
     plan = _Plan(labels, image_index, weight, ids, sizes, beta, chunk_size, needs_grad, transform)
-    return RowLoss(*_ChunkedRows.apply(plan, *[tensor for pair in factors for tensor in pair]))
+    with torch.autocast(device, enabled=False):
+        return RowLoss(*_ChunkedRows.apply(plan, *[tensor for pair in factors for tensor in pair]))
 
 
 def head_factors(hidden: Tensor, lm_head: Any) -> list[tuple[Tensor, Tensor]]:
@@ -141,11 +153,19 @@ def _lora_factor(hidden: Tensor, lm_head: Any, name: str) -> tuple[Tensor, Tenso
     return x.to(hidden.dtype), up.to(hidden.dtype)
 
 
+def _without_repeats(labels: Tensor) -> Tensor:
+    """(N, K) labels, each once per row, IGNORE in place of the others."""
+    ordered = labels.sort(dim=1).values
+    ordered[:, 1:] = ordered[:, 1:].where(ordered[:, 1:] != ordered[:, :-1], IGNORE)
+    return ordered
+
+
 def distinct_labels(labels: Tensor, image_index: Tensor) -> tuple[Tensor, Tensor]:
     """V of every image: ids (images, max |V|), padded with 0, and sizes (images,). Row k is image_index k;
-    where an index has no label its size is 0. TEXT rows have no V."""
-    visual = image_index >= 0
-    pairs = torch.unique(torch.stack([image_index[visual], labels[visual]]), dim=1)  # (2, all |V|), sorted by image
+    where an index has no label its size is 0. TEXT rows have no V. labels: (N, K)."""
+    image = image_index[:, None].expand_as(labels)
+    visual = (image >= 0) & (labels != IGNORE)
+    pairs = torch.unique(torch.stack([image[visual], labels[visual]]), dim=1)  # (2, all |V|), sorted by image
     sizes = torch.bincount(pairs[0])
     ids = labels.new_zeros(len(sizes), int(sizes.max()) if len(sizes) else 0)
     # the place of a pair in its image: its place in all pairs less the pairs of the images before
@@ -166,19 +186,23 @@ class _Plan(NamedTuple):
     transform: Transform
 
     def targets(self, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The target distribution of some rows, sparse: token ids (n, 1 + max |V|) and weights that sum to
-        one. Column 0 is the row's own label; a token may stand twice (with weight 0), padding has weight
+        """The target distribution of some rows, sparse: token ids (n, K + max |V|) and weights that sum to
+        one. The first K columns are the row's own labels; a token may stand twice (with weight 0), padding has weight
         0."""
-        own, image = self.labels[rows, None], self.image_index[rows]  # (n, 1), (n,)
+        own, image = self.labels[rows], self.image_index[rows]  # (n, K), (n,)
+        held = own != IGNORE
+        mine = held.sum(1, keepdim=True)  # (n, 1), |S| of each row
+        own_ids, own_share = own.where(held, 0), held.to(dtype) / mine
         if not self.ids.numel():  # text alone
-            return own, torch.ones_like(own, dtype=dtype)
+            return own_ids, own_share
         # TEXT is -1: clamped to look up some image, then its size is 0, so that its row shares out nothing
         size = self.sizes[image.clamp(min=0)].where(image >= 0, 0)[:, None]  # (n, 1), |V| of each row's image
-        others = self.ids[image.clamp(min=0)]  # (n, max |V|), V of each row's image, own label included
-        column = torch.arange(others.shape[1], device=own.device)
-        smoothing = self.beta * (size > 1).to(dtype)  # V of one label leaves nobody to share with
-        share = smoothing / (size - 1).clamp(min=1) * ((column < size) & (others != own))  # 0 for padding and own
-        return torch.cat([own, others], 1), torch.cat([1 - smoothing, share], 1)
+        ids = self.ids[image.clamp(min=0)]  # (n, max |V|), V of each row's image, own labels included
+        column = torch.arange(ids.shape[1], device=own.device)
+        other = (column < size) & (ids[:, :, None] != own[:, None, :]).all(-1)  # False for padding and own
+        smoothing = self.beta * (size > mine).to(dtype)  # V that is all S leaves nobody to share with
+        share = smoothing / (size - mine).clamp(min=1) * other
+        return torch.cat([own_ids, ids], 1), torch.cat([(1 - smoothing) * own_share, share], 1)
 
 
 class _ChunkedRows(torch.autograd.Function):
@@ -200,7 +224,7 @@ class _ChunkedRows(torch.autograd.Function):
             for k, (t, need) in enumerate(zip(flat, needed, strict=True))
         ]
         losses = flat[0].new_zeros(len(plan.labels), dtype=dtype)
-        hits = torch.zeros_like(plan.labels, dtype=torch.bool)
+        hits = torch.zeros_like(losses, dtype=torch.bool)
         for start in range(0, len(plan.labels), plan.chunk_size):
             rows = slice(start, start + plan.chunk_size)
             logits = reduce(torch.add, (x[rows] @ w.T for x, w in pairs))
@@ -222,9 +246,9 @@ def _chunk(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Losses (n,), hits (n,) and weight * dloss / d head output (n, vocabulary) of one chunk of rows. logits (n,
     vocabulary): the head's output, lost where its type is `dtype`."""
-    ids, share = plan.targets(rows, dtype)  # (n, 1 + max |V|) each
+    ids, share = plan.targets(rows, dtype)  # (n, K + max |V|) each
     z = plan.transform(logits.to(dtype))
-    hits = z.argmax(-1) == plan.labels[rows]
+    hits = (z.argmax(-1, keepdim=True) == plan.labels[rows]).any(-1)
     lse = z.logsumexp(-1)  # (n,)
     losses = lse - (z.gather(1, ids) * share).sum(-1)  # shares of a row sum to one
     if not needs_grad:

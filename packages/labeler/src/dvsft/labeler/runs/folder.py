@@ -74,7 +74,7 @@ class Run:
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
         return Metadata(
-            grid=processor.grid,
+            layout=processor.grid.layout_spec(),
             tokenizer=dict(self.tokenizer),
             policy=self.policy(slug).to_dict(),
             producer=dict(self.producers[slug]),
@@ -168,4 +168,5 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
         return {"engine": "render", **labeler, **resolved(config.render), **kept}
+    labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

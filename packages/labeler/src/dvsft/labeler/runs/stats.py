@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -26,6 +27,7 @@ from dvsft.patchlabels.rows import DROP_REASONS, open_shard
 COLUMNS = [
     "rows",
     "cols",
+    "visual_tokens",
     "words.list.element.confidence",
     "patch_index",
     "dropped",
@@ -48,7 +50,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
         parquet, _ = open_shard(file)
         for batch in parquet.iter_batches(columns=COLUMNS, batch_size=1024):
             questions, labels = (pc.list_value_length(batch[name]) for name in ("qa", "patch_index"))
-            patches = pc.multiply(batch["rows"], batch["cols"])
+            patches = _visual_tokens(batch)
             samples = pc.max_element_wise(questions, 1)
             counts["pages"] += batch.num_rows
             counts["questions"] += _sum(questions)
@@ -60,9 +62,16 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
             counts["labels_by_sample"] += _sum(pc.multiply(labels, samples))
             counts["patches_by_sample"] += _sum(pc.multiply(patches, samples))
             for reason in DROP_REASONS:
-                counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
+                if batch["dropped"].type.get_field_index(reason) >= 0:  # later versions have more of them
+                    counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
     counts.update(count_rejects(shard.rejects))
     return counts
+
+
+def _visual_tokens(batch: pa.RecordBatch) -> pa.Array:
+    """Of each page; version 1 left the product to its readers."""
+    names = batch.schema.names
+    return batch["visual_tokens"] if "visual_tokens" in names else pc.multiply(batch["rows"], batch["cols"])
 
 
 def count_answer_tokens(pages: Iterable[list[dict[str, Any]]], tokenizer: Tokenizer) -> int:
@@ -122,14 +131,34 @@ def funnel(stats: Mapping[str, Any]) -> str:
     return "\n".join(lines[1:])
 
 
+def funnel_table(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The funnel as {sources, rows}; a row is [name, [value, the paper's] of each source]."""
+    columns = [{name: values for name, *values in _funnel_rows(counts)} for counts in stats.values()]
+    names: list[str] = []
+    for column in columns:
+        at = 0
+        for name in column:  # a loss that only one source has keeps its place among the others
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return {
+        "sources": list(stats),
+        "rows": [[name, *(column.get(name, ["0", ""]) for column in columns)] for name in names],
+    }
+
+
+def rejected(counts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What a source rejected, as (what, stage and reason; number)."""
+    return [(key.removeprefix("rejected."), n) for key, n in counts.items() if key.startswith("rejected.")]
+
+
 def _funnel_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     get = Counter(counts)
-    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
-    rejected_pages = sum(n for key, n in rejected.items() if key.startswith("page."))
+    rejected_pages = sum(n for key, n in rejected(counts) if key.startswith("page."))
     unseen = get["dropped.no_glyph"] + get["dropped.misaligned"]
     shown = {
         "pages read": get["pages"] + rejected_pages,
-        **{f"- {key}": n for key, n in rejected.items()},
+        **{f"- {key}": n for key, n in rejected(counts)},
         "pages labeled": get["pages"],
         "questions": get["questions"],
         "words found": get["words"] + unseen,

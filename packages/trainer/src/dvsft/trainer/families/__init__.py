@@ -69,11 +69,15 @@ class Family(Protocol):
     def tiny_config(self, processor: Path, hidden: int, layers: int, tied: bool, model_type: str) -> Any:
         """A transformers configuration with every mechanism of the model type at the smallest size."""
 
-    def grafted_config(self, text: Any, donor: Any) -> Any:
-        """The donor's configuration around a text model's. Raises ModelError where they do not fit."""
+    def grafted_config(self, text: Any, donor: Any, merger: str) -> Any:
+        """The donor's configuration around a text model's, whose width its mergers put out. Raises ModelError where
+        they do not fit."""
 
-    def grafted_weights(self, text: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict of a graft: the text model's language side, the donor's vision side."""
+    def text_side(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A text model's state dict under the names that its weights have in a checkpoint of the family."""
+
+    def encoder(self, model: Any) -> Any:
+        """The vision side with its mergers: a transformers model of its own."""
 
 
 DEFAULT_MODEL_TYPE = "qwen3_vl"

@@ -19,10 +19,15 @@ from dvsft.trainer.families import HookPoints, ModelError
 
 MODEL_TYPES: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
+FIRST = r"(norm|linear_fc1|ln_q|mlp\.0)"
+"""A merger's norm and first linear layer."""
+
 PARTS: Mapping[str, str] = {
     "vision_encoder": r"model\.visual\.(patch_embed|pos_embed|blocks)\.",
-    "merger": r"model\.visual\.merger\.",
-    "deepstack_mergers": r"model\.visual\.deepstack_merger_list\.",
+    "merger.first": rf"model\.visual\.merger\.{FIRST}\.",
+    "merger.rest": r"model\.visual\.merger\.",
+    "deepstack_mergers.first": rf"model\.visual\.deepstack_merger_list\.\d+\.{FIRST}\.",
+    "deepstack_mergers.rest": r"model\.visual\.deepstack_merger_list\.",
     "language_model.first_layer": r"model\.language_model\.layers\.0\.",
     "language_model.rest": r"model\.language_model\.",
     "head": r"lm_head\.",
@@ -57,7 +62,8 @@ def with_blank_image(processor: Any, batch: dict[str, Tensor], fill: Mapping[str
     channels = len(vision.image_mean) * vision.temporal_patch_size * vision.patch_size**2
     fill = {"input_ids": processor.tokenizer.pad_token_id, **fill}
     padded = {
-        key: torch.cat([value.new_full((len(value), pads), fill.get(key, 0)), value], 1) for key, value in batch.items()
+        key: torch.cat([value.new_full((len(value), pads, *value.shape[2:]), fill.get(key, 0)), value], 1)
+        for key, value in batch.items()
     }
     padded["input_ids"][0, :pads] = image_token(processor)
     padded["mm_token_type_ids"][0, :pads] = 1
@@ -82,6 +88,10 @@ def hook_points(model: Any) -> HookPoints:
     layers = model.model.language_model.layers
     attentions = [getattr(layer, "self_attn", None) for layer in layers]
     return HookPoints(model.model.visual, lambda output: output.pooler_output, layers, attentions)
+
+
+def encoder(model: Any) -> Any:
+    return model.model.visual
 
 
 INITIALIZER_RANGE = 0.1
@@ -182,15 +192,16 @@ COPIED = (
 """What a graft takes from the text model's configuration as it is."""
 
 
-def grafted_config(text: Any, donor: Any) -> Any:
+def grafted_config(text: Any, donor: Any, merger: str = "whole") -> Any:
     """Qwen3 into Qwen3-VL. Rotary base frequencies are the text model's own; the donor's sections only say which axis
     of an image takes which frequency."""
-    if (text.model_type, donor.model_type) != ("qwen3", "qwen3_vl") or (
-        text.hidden_size != donor.vision_config.out_hidden_size
-    ):
+    width = donor.vision_config.out_hidden_size
+    if (text.model_type, donor.model_type) != ("qwen3", "qwen3_vl"):
+        raise ModelError(f"found a text model {text.model_type} and a {donor.model_type}, expected qwen3 and qwen3_vl")
+    if merger == "whole" and text.hidden_size != width:
         raise ModelError(
-            f"found a text model {text.model_type} of width {text.hidden_size} and a {donor.model_type} whose encoder "
-            f"puts out width {donor.vision_config.out_hidden_size}; expected qwen3, qwen3_vl and the same width"
+            f"found a text model of width {text.hidden_size} and a merger that puts out width {width}; expected the "
+            "same width, or --merger first or fresh, which put out any"
         )
     sections = donor.text_config.rope_parameters["mrope_section"]
     if sum(sections) != text.head_dim // 2:
@@ -200,10 +211,10 @@ def grafted_config(text: Any, donor: Any) -> Any:
     inner["tie_word_embeddings"] = settings["tie_word_embeddings"] = text.tie_word_embeddings
     inner["rope_parameters"] = {**text.rope_parameters, "mrope_section": sections, "mrope_interleaved": True}
     settings["text_config"] |= inner
+    settings["vision_config"]["out_hidden_size"] = text.hidden_size
     settings["dtype"] = settings["text_config"]["dtype"] = settings["vision_config"]["dtype"] = text.dtype
     return type(donor).from_dict(settings)
 
 
-def grafted_weights(text: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    weights = {name.replace("model.", "model.language_model.", 1): weight for name, weight in text.items()}
-    return weights | {name: weight for name, weight in donor.items() if name.startswith(VISION)}
+def text_side(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("model.", "model.language_model.", 1): weight for name, weight in weights.items()}

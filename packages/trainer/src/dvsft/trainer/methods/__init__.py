@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, Union
+from typing import Annotated, Any, ClassVar, NamedTuple, Union
 
 from pydantic import Field
 from torch import Tensor
@@ -19,7 +19,7 @@ from dvsft.patchlabels.settings import Count, Settings
 
 Batch = Mapping[str, Tensor]
 
-SUPERVISION = ("labels", "image_index", "visual")
+SUPERVISION = ("labels", "more_labels", "image_index", "visual")
 """What a batch holds besides the model's inputs."""
 
 
@@ -33,6 +33,9 @@ class Pass(NamedTuple):
 
 class Method(Settings):
     """A way to train, and its settings."""
+
+    needs_answers: ClassVar[bool] = False
+    """Whether a page without an answer trains nothing."""
 
     name: str
     """Which method."""
