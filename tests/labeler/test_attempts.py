@@ -133,8 +133,8 @@ PROCESSES.set_forkserver_preload(["dvsft.labeler.commands.label"])
 
 
 def start(config, out, *flags, every=0.05):
-    flags = ["--config", str(config), "--out", str(out), "--threads=2", *flags]
-    process = PROCESSES.Process(target=deadly.label, args=(flags, every))
+    every_flag = ["--config", str(config), "--out", str(out), "--threads=2", *flags]
+    process = PROCESSES.Process(target=deadly.label, args=(every_flag, every))
     process.start()
     return process
 
