@@ -75,6 +75,10 @@ class Source(Settings):
     """What its folders and ids are called, by default the kind."""
     subset: str = ""
     """The configuration of a hub dataset."""
+    dpi: Annotated[Count, Field(le=2400)] = 150
+    """Of the pictures made from pages of PDFs; points times dpi / 72 are px."""
+    text_layer: Literal["use", "ignore"] = "ignore"
+    """"use" takes the words of a PDF's page from its own text layer, where it has one, instead of OCR."""
     draw: Sample = Sample()
 
     @model_validator(mode="after")

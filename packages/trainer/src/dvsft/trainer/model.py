@@ -16,7 +16,7 @@ from dvsft.patchlabels import rows
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.settings import is_path
 from dvsft.trainer import config
-from dvsft.trainer.families import Family, ModelError, family_of
+from dvsft.trainer.families import Family, ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method, Pass
 from dvsft.visionloss.head import check_head, head_transform
 
@@ -41,8 +41,7 @@ def local_folder(path: str) -> Path:
 def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, str]:
     """The checkpoint's processor, the layout it makes within the run's pixel limits, its tokenizer's sha256. Raises
     LayoutError for a checkpoint without a layout, ModelError where processor and model differ in their image token."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
+    model_type_in(folder)
     spec = LayoutSpec.from_folder(folder)
     if has_limits(spec) or data.min_pixels or data.max_pixels:
         low, high = data.min_pixels or config.MIN_PIXELS, data.max_pixels or config.MAX_PIXELS
@@ -200,6 +199,6 @@ class SupervisedModel(nn.Module):
         super().__init__()
         self.model, self.method = model, method
 
-    def forward(self, batch: dict[str, Tensor], shares: Mapping[str, float]) -> Pass:
-        """One pass. batch: see `batch.Encoder`; shares: see `Method.loss`."""
-        return self.method.loss(self.model, batch, shares)
+    def forward(self, batch: dict[str, Tensor], shares: Mapping[str, float] | None) -> Pass | Tensor:
+        """One pass. batch: see `batch.Encoder`; shares: see `Method.loss`, None for `Method.look`."""
+        return self.method.look(self.model, batch) if shares is None else self.method.loss(self.model, batch, shares)

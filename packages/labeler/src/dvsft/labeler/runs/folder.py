@@ -168,4 +168,5 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
         return {"engine": "render", **labeler, **resolved(config.render), **kept}
+    labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

@@ -6,6 +6,7 @@ nothing special have no file of their own: `convention` is the family of every m
 
 from __future__ import annotations
 
+import json
 import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -46,6 +47,13 @@ class Family(Protocol):
     LORA_TARGET: str
     """A pattern of full names: the linear layers of the language model."""
 
+    SHARES_PROMPTS: tuple[str, ...]
+    """Those of its model types in which both answers of a pair can follow one copy of their prompt."""
+
+    def branch_inputs(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model takes besides, where a row holds both answers of a pair: a mask and positions by
+        `dvsft.trainer.branches`; nothing for a model type that cannot."""
+
     def hook_points(self, model: Any) -> HookPoints: ...
 
     def tiny_config(self, processor: Path, hidden: int, layers: int, tied: bool, model_type: str) -> Any:
@@ -81,3 +89,11 @@ def family_of(model_type: str) -> Family:
     """The family that names a model type, else the one that names none."""
     named = [family for family in families() if model_type in family.MODEL_TYPES]
     return named[0] if named else next(family for family in families() if not family.MODEL_TYPES)
+
+
+def model_type_in(folder: Path) -> str:
+    """Of the checkpoint in a folder. Raises ModelError for a folder without a configuration."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
+    model_type: str = json.loads((folder / "config.json").read_text()).get("model_type", "none")
+    return model_type

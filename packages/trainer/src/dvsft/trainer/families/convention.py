@@ -36,6 +36,14 @@ LORA_TARGET = (
 """Routed experts are not reached."""
 
 
+SHARES_PROMPTS: tuple[str, ...] = ()
+"""Some have masks of their own, around each image or within a window."""
+
+
+def branch_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {}
+
+
 def hook_points(model: Any) -> HookPoints:
     raise ModelError(_missing(model.config.model_type, "places where BASIC looks", "method.name to sft or dv_sft"))
 
