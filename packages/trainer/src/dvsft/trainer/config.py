@@ -58,9 +58,9 @@ class Dataset(Settings):
     questions_per_page: Literal[0, 1, 2, "all"] = 1
     """1 or 2 drawn at random per epoch (two make one conversation of two turns), or "all", each a sample of its own. 0
     shows the labeled pages without any question: only their vision labels train."""
-    ask: Literal["qa", "transcription"] = "qa"
+    ask: Literal["qa", "transcription", "pairs"] = "qa"
     """"qa" asks the questions of the page; "transcription" asks for all its words instead, in one turn per page, and
-    needs no questions."""
+    needs no questions; "pairs" takes its preference pairs, each a sample, with their stored prompts."""
 
     weight: Positive = 1.0
     """How often its samples are seen per epoch: 2 draws them twice, 0.5 half of them, others in other epochs."""
@@ -74,6 +74,10 @@ class Dataset(Settings):
 
     @model_validator(mode="after")
     def _one_transcription_per_page(self) -> Dataset:
+        if self.ask == "pairs" and self.questions_per_page != 1:
+            raise ConfigError(
+                f'questions_per_page = {self.questions_per_page} beside ask = "pairs", which takes all; leave it out'
+            )
         if self.ask == "transcription" and self.questions_per_page not in (0, 1):
             raise ConfigError(
                 f'questions_per_page = {self.questions_per_page}, expected 0 or 1 with ask = "transcription", which '
@@ -181,6 +185,11 @@ class Config(Settings):
                 f"data.dataset[{silent[0]}].questions_per_page = 0 shows pages without an answer, and method.name = "
                 f'"{self.method.name}" trains on answers alone; set ask = "transcription" or questions_per_page = 1, '
                 "or choose a method with a vision loss"
+            )
+        if self.method.pairs and (other := [one.ask for one in self.data.dataset if one.ask != "pairs"]):
+            raise ConfigError(
+                f'data.dataset.ask = "{other[0]}", and method.name = "{self.method.name}" learns from pairs; set ask = '
+                '"pairs" and make them with: dvsft preferences'
             )
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):

@@ -34,6 +34,10 @@ INDEX_COLUMNS = ("visual_tokens", "patch_index")
 PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id")
 
 
+PAIR_TOKENS = 2
+"""What a rejected answer takes besides its text: the copy of the prompt's last token, and the end of the turn."""
+
+
 class DataError(DvsftError):
     """Label shards or a page that cannot be trained on."""
 
@@ -67,6 +71,7 @@ class Index:
     labeled: list[bool]
     questions: list[tuple[int, ...]]
     text_tokens: list[tuple[int, ...]]
+    pair_ids: list[tuple[str, ...]]
     dropped: Counter[str]
 
 
@@ -144,24 +149,26 @@ class Pages:
 
     def index(self, usable: Callable[[str], bool], count: Callable[[list[str]], list[int]]) -> Index:
         """Read the questions of all pages once. usable: whether a text may stand in a prompt. count: see Lengths."""
-        index, asked = Index([], [], [], [], Counter()), self.asked
+        index, asked = Index([], [], [], [], [], Counter()), self.asked
         columns = (*INDEX_COLUMNS, *asked.columns)
         for row in (row for file in self.files for row in rows.read(file, columns)):
             kept, turns = {}, asked.turns(row)
-            for number, (question, answer) in enumerate(turns):
+            others = asked.rejected(row) if asked.rejected else [""] * len(turns)
+            for number, ((question, answer), other) in enumerate(zip(turns, others, strict=True)):
                 if not question or not answer:
                     index.dropped["question_without_answer"] += 1
-                elif not usable(question + answer):
+                elif not usable(question + answer + other):
                     index.dropped["special_token_in_text"] += 1
                 else:
-                    kept[number] = (asked.prompt(question, ""), answer)
+                    kept[number] = (asked.prompt(question, ""), answer, other)
             if not (row["patch_index"] if asked is NOTHING else turns):
                 index.dropped[asked.missing] += 1
             tokens = count([text for pair in kept.values() for text in pair]) if kept else []
             index.visual_tokens.append(row["visual_tokens"])
             index.labeled.append(bool(row["patch_index"]))
             index.questions.append(tuple(kept))
-            index.text_tokens.append(tuple(map(sum, zip(tokens[::2], tokens[1::2], strict=True))))
+            index.pair_ids.append(tuple(pair["pair_id"] for pair in row["pairs"] or ()) if asked.rejected else ())
+            index.text_tokens.append(tuple(map(sum, zip(tokens[::3], tokens[1::3], tokens[2::3], strict=True))))
         return index
 
 
@@ -234,7 +241,8 @@ class Mixture:
         texts = sum(tokens[number] for number in sample.questions)
         visual = index.visual_tokens[sample.page]
         instructions = turns * self.lengths.instructions[sample.instruction] if self.asked(sample).instructed else 0
-        return self.lengths.template[turns, visual > 0] + visual + texts + instructions
+        pair = PAIR_TOKENS if self.asked(sample).rejected else 0
+        return self.lengths.template[turns, visual > 0] + visual + texts + instructions + pair
 
     def _weighted(self, number: int, seed: int, rng: np.random.Generator) -> list[Sample]:
         """The samples of one dataset in one epoch: a draw per whole unit of its weight, and a share of one more."""
@@ -261,8 +269,11 @@ class Mixture:
 
     def _draw(self, number: int, pages: Sequence[int], rng: np.random.Generator) -> Iterator[Sample]:
         index, asked, wanted = self.indexes[number], self.pages[number].asked, self.datasets[number].questions_per_page
-        if not asked.instructed:  # one sample per page, nothing to draw
-            yield from (Sample(number, page, index.questions[page], 0) for page in pages)
+        if not asked.instructed:  # one sample per page or pair, nothing to draw
+            for page in pages:
+                turns = index.questions[page]
+                samples = [(turn,) for turn in turns] if asked.rejected else [turns]
+                yield from (Sample(number, page, turns, 0) for turns in samples)
             return
         for page in pages:
             usable = index.questions[page]
@@ -283,6 +294,10 @@ class Mixture:
         """Delete what the cache holds of these pages."""
         for pages in self.pages:
             pages.forget()
+
+    def pair_id(self, sample: Sample) -> str:
+        """Of a sample that is a preference pair."""
+        return self.indexes[sample.dataset].pair_ids[sample.page][sample.questions[0]]
 
     def asked(self, sample: Sample) -> Asked:
         """How the sample's dataset asks."""
