@@ -33,7 +33,7 @@ def pair_of(page, chosen="total", rejected="tax sum", reference=NONE):
     picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
     labels = page["patch_index"], page["token_id"]
     pair = Pair(f"{page['id']}-{chosen}", rejected, reference)
-    return Example(page["id"], (("Which word?", chosen),), picture, page["rows"], page["cols"], *labels, pair=pair)
+    return Example(page["id"], (("Which word?", chosen),), picture, page["visual_tokens"], *labels, pair=pair)
 
 
 def encoder_of(folder, **settings):
@@ -82,7 +82,7 @@ def naive_scores(model, encoder, examples):
     for example in (example for example in examples if example.pair):
         scores = []
         for answer in (example.turns[0][1], example.pair.rejected):
-            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.rows, example.cols)
+            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.visual_tokens)
             ((start, end),) = encoder.answer_spans(plain)
             images = [plain.image] if plain.image else None
             inputs = encoder.processor(text=[encoder.render(plain)], images=images, return_tensors="pt")
