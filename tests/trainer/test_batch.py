@@ -209,8 +209,10 @@ def test_a_batch_without_images_carries_a_masked_blank_one_that_changes_nothing(
     """Loss and gradients equal the same texts without the blank image, and the vision side runs."""
     batch = encoder([TEXT_ONLY, Example("b", (("Name?", "a longer answer here"),))])
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
-    assert (batch["attention_mask"][:, :4] == 0).all() and (batch["labels"][:, :4] == IGNORE).all()
-    plain = {key: value[:, 4:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
+    wide = encoder.blank_batch["input_ids"].shape[1]
+    assert (batch["attention_mask"][:, :wide] == 0).all() and (batch["labels"][:, :wide] == IGNORE).all()
+    assert batch["visual"].sum() == batch["visual"][0, :wide].sum() == 4
+    plain = {key: value[:, wide:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
     supervised = SupervisedModel(model, DvSft())
     gradients = []
     for inputs in (batch, plain):

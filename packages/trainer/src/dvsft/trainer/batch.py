@@ -255,19 +255,19 @@ class Encoder:
 
     @cached_property
     def _blank(self) -> Example:
-        """A question without text about a black page, of the shape that makes the fewest visual tokens."""
+        """A black page and nothing else, of the shape that makes the fewest visual tokens."""
         sizes = ((64, 64), (320, 32), (32, 320))
         size = min(sizes, key=lambda size: self.spec.fit(*size).visual_tokens)
-        return Example("blank", (("", ""),), Image.new("RGB", size), self.spec.fit(*size).visual_tokens)
+        return Example("blank", (), Image.new("RGB", size), self.spec.fit(*size).visual_tokens)
 
     @cached_property
-    def _blank_batch(self) -> dict[str, Tensor]:
+    def blank_batch(self) -> dict[str, Tensor]:
         return self._process([self._blank])
 
     def _with_blank_image(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch without images plus a blank one that no position attends to, left of its first sample: ranks must all
         run the encoder or none, since with ZeRO one would wait for the other's gradients."""
-        blank = self._blank_batch
+        blank = self.blank_batch
         high, wide = len(batch["input_ids"]), blank["input_ids"].shape[1]
         padding = {"input_ids": self.processor.tokenizer.pad_token_id}
         padding |= {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
