@@ -120,6 +120,14 @@ def same_run_is_there(run: Run) -> bool:
     return is_same_run(run.out, saved, _settings(run), cure, CHANGES_NO_LABEL)
 
 
+def is_whole(out: str) -> bool:
+    """Whether a folder holds a run with all its shards."""
+    if not files.exists(_run_file(out)):
+        return False
+    there = files.sizes(files.join(out, RESULTS))
+    return all(f"{shard.slug}/{shard.name}.parquet" in there for shard in load(out).shards())
+
+
 def save(run: Run, processor: Path) -> None:
     """Write the processor's files and run.json, which comes last: where it is, the folder is ready."""
     for name in FILES:
