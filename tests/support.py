@@ -65,6 +65,17 @@ def rejects(out: Path) -> dict[str, tuple[str, str]]:
     return {line["page_id"].rpartition("/")[2]: (line["stage"], line["reason"]) for line in lines}
 
 
+def assert_nothing_ran(opened: Any) -> None:
+    """No script of a hostile text, no message on the browser's console."""
+    assert opened.execute_script("return window.pwned === undefined")
+    assert [entry["message"] for entry in opened.get_log("browser")] == []
+
+
+def scrolls_sideways(opened: Any) -> bool:
+    width, screen = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    return bool(width > screen)
+
+
 def alone() -> dict[str, str]:
     """The environment of a process that is no rank of anything, also where this one trained before."""
     ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")

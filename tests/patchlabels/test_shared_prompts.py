@@ -24,6 +24,7 @@ def test_a_model_is_tested_with_the_words_it_was_trained_with():
     from dvsft.evaluator import benchmarks
     from dvsft.trainer.batch import INSTRUCTIONS, make_example
     from dvsft.trainer.data import Mixture, Sample
+    from dvsft.trainer.turns import ASKED
 
     class OnePage(Mixture):
         def __init__(self):
@@ -32,6 +33,9 @@ def test_a_model_is_tested_with_the_words_it_was_trained_with():
         def read(self, sample):
             qa = [{"question": " How many? ", "answers": [" 3 ", "three"]}]
             return {"id": "page", "rows": 0, "cols": 0, "patch_index": [], "token_id": [], "qa": qa}
+
+        def asked(self, sample):
+            return ASKED["qa"]
 
     number = INSTRUCTIONS.index(prompts.TEST_INSTRUCTION)
     example = make_example(OnePage(), Sample(0, 0, (0,), number))

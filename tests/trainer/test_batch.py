@@ -10,6 +10,7 @@ from trainer_fixtures import ALIKE, GRID, ROOT, WORDS, draw_page, text_page, wri
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_example
 from dvsft.trainer.config import Dataset
@@ -279,6 +280,40 @@ def test_the_planned_length_of_every_sample_is_that_of_its_batch_to_the_token(en
     kept, dropped = mixture.epoch(0, 0, longest)
     fewer, more = mixture.epoch(0, 0, longest - 1)
     assert len(kept) == 2 and not dropped and len(fewer) == 1 and more == {"over_long": 1}
+
+
+def test_a_page_without_question_stands_alone_in_its_turn_and_a_transcription_holds_all_words(
+    encoder, processor_folder, tmp_path
+):
+    """In one batch, left padded, the shorter with the masked positions; their lengths are the planned ones."""
+    page = draw_page(0, processor_folder, qa=[])
+    write_shard(tmp_path / "0.parquet", [page], processor_folder)
+    datasets = [
+        Dataset(labels=(str(tmp_path),), questions_per_page=0),
+        Dataset(labels=(str(tmp_path),), ask="transcription"),
+    ]
+    sha256, lengths = tokenizer_sha256(processor_folder), encoder.lengths()
+    mixture = Mixture(datasets, GRID, sha256, encoder.usable, lengths)
+    samples = sorted(mixture.epoch(0, 0, 10**6)[0])
+    batch = encoder([make_example(mixture, sample) for sample in samples])
+    assert [mixture.length(sample) for sample in samples] == batch["attention_mask"].sum(1).tolist()
+    decode, text = encoder.processor.tokenizer.decode, batch["image_index"] == TEXT
+    shown = [decode(ids[mask > 0]) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    image = "<|vision_start|>" + "<|image_pad|>" * 20 + "<|vision_end|>"
+    assert shown[0] == f"<|im_start|>user\n{image}<|im_end|>\n"
+    assert shown[1].startswith(f"<|im_start|>user\n{image}{TRANSCRIBE}<|im_end|>\n<|im_start|>assistant\n")
+    answers = [decode(batch["labels"][k][(batch["labels"][k] != IGNORE) & text[k]]) for k in (0, 1)]
+    assert answers == ["", " ".join(word["text"] for word in page["words"]) + "<|im_end|>"]
+    assert [(batch["image_index"][k] == k).sum() for k in (0, 1)] == [10, 10]
+
+
+def test_a_page_has_the_same_vision_loss_without_a_question_and_no_text_loss(encoder, model, pages):
+    supervised = SupervisedModel(model, DvSft(vision_weight=0.5))
+    silent = supervised(encoder([example_of(pages[0], ())]), ALIKE)
+    spoken = supervised(encoder([example_of(pages[0])]), ALIKE)
+    torch.testing.assert_close(silent.sums["vision"], spoken.sums["vision"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(silent.loss, 0.5 * silent.sums["vision"])
+    assert silent.sums["text"] == 0 < spoken.sums["text"]
 
 
 def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(encoder, processor_folder, tmp_path):

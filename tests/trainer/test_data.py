@@ -8,9 +8,10 @@ from support import as_version_1
 from trainer_fixtures import GRID, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, micro_batches, pad_to_steps
+from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, Sample, micro_batches, pad_to_steps
 
 
 def pages_of(folder, processor_folder):
@@ -18,12 +19,18 @@ def pages_of(folder, processor_folder):
 
 
 def mixture_of(processor_folder, *datasets):
+    """datasets: (folder, questions_per_page), or (folder, "transcription")."""
     return Mixture(
-        [Dataset(labels=(str(folder),), questions_per_page=mode) for folder, mode in datasets],
+        [
+            Dataset(
+                labels=(str(folder),), **({"ask": mode} if mode == "transcription" else {"questions_per_page": mode})
+            )
+            for folder, mode in datasets
+        ],
         GRID,
         tokenizer_sha256(processor_folder),
         lambda text: "<|" not in text,
-        Lengths(lambda texts: list(map(len, texts)), (0,) * 10, dict.fromkeys(product((1, 2), (False, True)), 0)),
+        Lengths(lambda texts: list(map(len, texts)), (0,) * 10, dict.fromkeys(product((0, 1, 2), (False, True)), 0)),
     )
 
 
@@ -133,6 +140,45 @@ def test_what_cannot_be_used_is_counted_by_reason(tmp_path, processor_folder):
     assert sorted(sample.page for sample in samples) == [0, 4]
 
 
+def test_pages_without_questions_are_samples_of_their_labels_or_of_their_words(tmp_path, processor_folder):
+    pages = [
+        draw_page(0, processor_folder, qa=[]),
+        draw_page(1, processor_folder, qa=[], labeled=False),
+        draw_page(2, processor_folder),
+        draw_page(3, processor_folder, grid=(8, 8), qa=[]),
+    ]
+    write_shard(tmp_path / "0.parquet", pages, processor_folder)
+    silent, spoken = (mixture_of(processor_folder, (tmp_path, mode)) for mode in (0, "transcription"))
+    samples, dropped = epoch_of(silent)
+    assert sorted(samples) == [Sample(0, page, (), 0) for page in (0, 2, 3)] and not dropped
+    assert silent.dropped == {"page_without_label": 1}
+    assert silent.length(Sample(0, 3, (), 0)) == 64
+    text = " ".join(word["text"] for word in pages[3]["words"])
+    turn = Sample(0, 3, (0,), 0)
+    assert spoken.asked(turn).turns(spoken.read(turn)) == [(TRANSCRIBE, text)]
+    assert spoken.length(turn) == 64 + len(TRANSCRIBE) + len(text)
+    samples, dropped = epoch_of(spoken, longest=spoken.length(turn) - 1)
+    assert sorted(samples) == [Sample(0, page, (0,), 0) for page in (0, 2)]
+    assert dropped == {"over_long": 1} and spoken.dropped == {"page_without_word": 1}
+
+
+def test_pages_without_questions_leave_the_draws_of_other_datasets_as_they_were(labels, processor_folder):
+    alone, _ = epoch_of(mixture_of(processor_folder, (labels, 1)))
+    mixed, _ = epoch_of(mixture_of(processor_folder, (labels, 0), (labels, "transcription"), (labels, 1)))
+    assert Counter(sample.dataset for sample in mixed) == {0: 24, 1: 24, 2: 24}
+    assert {sample._replace(dataset=0) for sample in mixed if sample.dataset == 2} == set(alone)
+
+
+def test_the_words_decide_a_run_that_transcribes_them_and_no_other(tmp_path, processor_folder):
+    page, asked = draw_page(0, processor_folder), (1, 0, "transcription")
+    hashes = []
+    for text in ("total", "other"):
+        page["words"][0]["text"] = text
+        write_shard(tmp_path / "0.parquet", [page], processor_folder)
+        hashes.append([mixture_of(processor_folder, (tmp_path, mode)).labels_sha256() for mode in asked])
+    assert [first == other for first, other in zip(*hashes, strict=True)] == [True, True, False]
+
+
 def test_ranks_and_passes_share_out_every_sample_once():
     numbers: Any = range(37)  # stand for samples
     samples = pad_to_steps(list(numbers), global_batch=12)
@@ -148,9 +194,14 @@ def test_ranks_and_passes_share_out_every_sample_once():
         assert micro_batches(samples, rank=rank, first_step=3, **settings) == shares[rank][6:]
 
 
-def test_a_run_without_samples_is_refused():
-    with pytest.raises(ConfigError, match="no sample is left"):
-        pad_to_steps([], 4)
+def test_a_run_without_samples_is_refused_with_the_counts_of_its_pages(tmp_path, processor_folder):
+    pages = [draw_page(number, processor_folder, qa=[], labeled=number > 0) for number in range(3)]
+    write_shard(tmp_path / "0.parquet", [*pages, draw_page(3, processor_folder)], processor_folder)
+    left_out = r"no sample is left .*found 4 pages, 1 without a label; left out: page_without_question 3, over_long 1"
+    with pytest.raises(ConfigError, match=rf"{left_out}; questions_per_page = 0 or ask = .* without questions"):
+        epoch_of(mixture_of(processor_folder, (tmp_path, 1)), longest=5)
+    with pytest.raises(ConfigError, match=r"left out: page_without_label 1, over_long 3$"):
+        epoch_of(mixture_of(processor_folder, (tmp_path, 0)), longest=5)
 
 
 def test_the_index_keeps_numbers_only(labels, processor_folder):

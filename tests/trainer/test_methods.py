@@ -69,7 +69,11 @@ def test_a_method_counts_what_its_terms_are_means_over_and_reports_the_means(met
     assert figures.get("patch_accuracy", 0.5) == 0.5
     nothing = encoder([TEXT_ONLY])
     assert int(method.count(nothing).get("images", 0)) == int(method.count(nothing).get("vision_labels", 0)) == 0
-    assert set(method.figures(dict.fromkeys(sums, 0.0), dict.fromkeys(counts, 0.0))) == {"text_loss"}
+    texts = dict.fromkeys(counts, 0.0) | {"text_labels": 1.0}
+    assert set(method.figures(dict.fromkeys(sums, 0.0), texts)) == {"text_loss"}
+    assert "text_loss" not in method.figures(
+        dict.fromkeys(sums, 1.0), dict.fromkeys(counts, 1.0) | {"text_labels": 0.0}
+    )
 
 
 TOY = '''

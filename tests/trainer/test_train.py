@@ -61,6 +61,12 @@ def four_layers(processor_folder, tmp_path_factory):
     return write_tiny(processor_folder, tmp_path_factory.mktemp("four_layers"), tied=False, layers=4)
 
 
+def silent_mix(folder) -> dict[str, Any]:
+    """Settings: the same pages without questions, transcribed, and with a question."""
+    asked = ({"questions_per_page": 0}, {"ask": "transcription"}, {"questions_per_page": 1})
+    return {"data__dataset": [{"labels": [str(folder)], **how} for how in asked], "optimizer__max_steps": 4}
+
+
 @pytest.fixture(scope="module")
 def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
@@ -81,6 +87,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     runs.append(("lora-head", untied, short | {"deepspeed__zero_stage": 3, "model__lora": lora}))
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
     runs.append(("bf16-offload", tiny, short | {"deepspeed__zero_stage": 3} | bf16))
+    runs.append(("silent", tiny, silent_mix(mixed) | {"deepspeed__zero_stage": 2}))
     runs.append(("resumed", tiny, short | {"deepspeed__zero_stage": 3, "checkpoint__resume_every": 2}))
     configs = [
         str(write_toml(root / f"{name}.toml", make_config(root / name, model, mixed, **changes)))
@@ -144,6 +151,19 @@ def test_basic_has_the_same_losses_in_all_zero_stages_and_rank_counts(
     for name in names:
         for weight, tensor in final_weights(two_ranks / name).items():
             torch.testing.assert_close(tensor, expected[weight], rtol=0, atol=1e-4)
+
+
+def test_pages_with_and_without_questions_share_batches_and_ranks(two_ranks, tiny, mixed, tmp_path):
+    """One rank, a sample per pass, is the reference; some of its passes hold no answer, others no vision label."""
+    train(make_config(tmp_path / "one", tiny, mixed, optimizer__micro_batch=1, **silent_mix(mixed)))
+    for figure in ("text_loss", "vision_loss", "text_labels", "vision_labels"):
+        found, expected = (torch.tensor(series(folder, figure)) for folder in (two_ranks / "silent", tmp_path / "one"))
+        assert len(expected) == 4
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for name, weight in final_weights(tmp_path / "one").items():
+        torch.testing.assert_close(final_weights(two_ranks / "silent")[name], weight, rtol=0, atol=1e-4)
+    record = json.loads((tmp_path / "one/run.json").read_text())
+    assert record["dropped"] == {"page_without_label": 12, "page_without_word": 12}
 
 
 def test_exports_of_all_stages_load_to_the_same_weights(two_ranks):

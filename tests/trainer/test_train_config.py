@@ -72,8 +72,10 @@ def test_an_unset_setting_gets_its_default_and_an_integer_serves_as_a_float(tmp_
         ("learning_rate = 1", "global_batch = 8", "optimizer.learning_rate is missing"),
         ("= 1\n", '= "1"\n', 'optimizer.learning_rate = "1", expected a number'),
         ('["labels"]', '["labels"]\nquestions_per_page = 3', r"dataset\[0\].questions_per_page = 3, expected one of"),
-        ('["labels"]', '["labels"]\nquestions_per_page = true', "questions_per_page = true, expected one of 1, 2, all"),
+        ('["labels"]', '["labels"]\nquestions_per_page = true', "page = true, expected one of 0, 1, 2, all"),
         ('["labels"]', '"labels"', 'labels = "labels", expected a list'),
+        ('["labels"]', '["labels"]\nask = "words"', r'dataset\[0\].ask = "words", expected one of qa, transcription'),
+        ('["labels"]', '["labels"]\nask = "transcription"\nquestions_per_page = 2', "= 2, expected 0 or 1 with ask"),
         ("[model]", '[method]\nname = "dv_sft"\nbeta = 1.5\n[model]', "method.beta = 1.5, expected at most 1"),
         ("[model]", '[deepspeed]\nzero_stage = 2\noffload = "all"\n[model]', "needs zero_stage 3, found 2"),
         ("[model]", "[checkpoint]\nexport_at = [2.0]\n[model]", r"export_at in \(0, 1\]"),
@@ -139,6 +141,19 @@ def test_a_setting_that_cannot_be_used_is_refused_before_the_run(tmp_path, setti
     path = write(tmp_path, MINIMAL)
     with pytest.raises(ConfigError, match=message):
         load(path, [setting])
+
+
+def test_a_method_that_needs_answers_refuses_pages_without_any(tmp_path):
+    silent = '[[data.dataset]]\nlabels = ["other"]\nquestions_per_page = 0\n'
+    text = MINIMAL.replace("[optimizer]", silent + "[optimizer]")
+    message = (
+        r'data.dataset\[1\].questions_per_page = 0 shows pages without an answer, and method.name = "sft" trains on'
+    )
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, text + '[method]\nname = "sft"\n'))
+    assert load(write(tmp_path, text)).data.dataset[1].vision_only
+    transcribing = text.replace("_page = 0", '_page = 0\nask = "transcription"')
+    assert not load(write(tmp_path, transcribing + '[method]\nname = "sft"\n')).data.dataset[1].vision_only
 
 
 def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):

@@ -41,12 +41,12 @@ ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
 
 
-def write_shard(path, pages, processor_folder, grid=GRID):
+def write_shard(path, pages, processor_folder, grid=GRID, policy=None):
     """A shard of some pages; returns its path."""
     metadata = rows.Metadata(
         layout=grid.layout_spec(),
         tokenizer={"name": "test", "sha256": rows.tokenizer_sha256(processor_folder)},
-        policy={},
+        policy=policy or {},
         producer={"engine": "test"},
         dataset="drawn",
         split="train",

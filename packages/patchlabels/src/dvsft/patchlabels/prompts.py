@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 TEST_INSTRUCTION = "Answer the question using a single word or phrase."
 """Follows every question at test time and is one of training's instructions (arXiv 2605.26656, section 4)."""
@@ -14,6 +14,11 @@ TRANSCRIBE = "Write down all the text in the image, in reading order. Give the t
 def ask(question: str, instruction: str = TEST_INSTRUCTION) -> str:
     """The text of a turn: the question, stripped, and on a line of its own the instruction."""
     return f"{question.strip()}\n{instruction}"
+
+
+def transcript(words: Iterable[str]) -> str:
+    """What TRANSCRIBE asks for, given the texts of a page's words in reading order."""
+    return " ".join(words).strip()
 
 
 def first_answer(answers: Sequence[str | None] | None) -> str:

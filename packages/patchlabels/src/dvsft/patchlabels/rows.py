@@ -227,7 +227,8 @@ def open_shard(file: Any) -> tuple[pq.ParquetFile, Metadata]:
 
 
 def read(file: Any, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, a row group in memory at a time; `columns` limits what is read from disk."""
+    """The rows of a shard, a row group in memory at a time; `columns` limits what is read from disk. One may be part of
+    a column, "words.list.element.text"."""
     parquet, _ = open_shard(file)
     for batch in parquet.iter_batches(batch_size=ROW_GROUP_PAGES, columns=_stored(parquet, columns)):
         for row in batch.to_pylist():
@@ -247,7 +248,8 @@ def _stored(parquet: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]
     wanted = {*(columns or SCHEMA.names)}
     if "visual_tokens" in wanted:
         wanted |= {"rows", "cols"}
-    return [name for name in parquet.schema_arrow.names if name in wanted]
+    nested = [name for name in wanted if "." in name]
+    return [name for name in parquet.schema_arrow.names if name in wanted] + sorted(nested)
 
 
 def _current(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
@@ -258,7 +260,8 @@ def _current(row: dict[str, Any], columns: Sequence[str] | None) -> dict[str, An
         row["dropped"] = {reason: row["dropped"].get(reason, 0) for reason in DROP_REASONS}
     for word in row.get("words") or ():
         word.setdefault("ends", None)
-    return {name: row.get(name) for name in columns or SCHEMA.names}
+    names = [name.partition(".")[0] for name in columns or SCHEMA.names]
+    return {name: row.get(name) for name in names}
 
 
 def tokenizer_sha256(folder: str | Path) -> str:

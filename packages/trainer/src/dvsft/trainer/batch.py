@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dvsft.patchlabels import image as images
 from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.prompts import TEST_INSTRUCTION, ask
-from dvsft.trainer.data import DataError, Lengths, Mixture, Sample, question_and_answer
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+from dvsft.trainer.data import DataError, Lengths, Mixture, Sample
 from dvsft.trainer.families import Family
 from dvsft.visionloss.loss import IGNORE, TEXT
 
@@ -63,7 +63,10 @@ class Example:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The conversation as the chat template takes it; the page comes before the first question."""
+        """The conversation as the chat template takes it; the page comes before the first question. Without a question
+        the page is all of it."""
+        if not self.turns:
+            return [{"role": "user", "content": [{"type": "image"}]}]
         messages = []
         for number, (question, answer) in enumerate(self.turns):
             picture = [{"type": "image"}] if self.visual_tokens and not number else []
@@ -79,9 +82,9 @@ def make_example(mixture: Mixture, sample: Sample | None) -> Example:
     """Read and decode one sample; None gives the filler. Raises DataError that names the page."""
     if sample is None:
         return FILLER
-    row = mixture.read(sample)
-    pairs = [question_and_answer(row["qa"][number]) for number in sample.questions]
-    turns = tuple((ask(question, INSTRUCTIONS[sample.instruction]), answer) for question, answer in pairs)
+    row, asked, instruction = mixture.read(sample), mixture.asked(sample), INSTRUCTIONS[sample.instruction]
+    chosen = [asked.turns(row)[number] for number in sample.questions]
+    turns = tuple((asked.prompt(question, instruction), answer) for question, answer in chosen)
     picture = None
     if row["rows"]:
         try:
@@ -121,11 +124,14 @@ class Encoder:
         return Lengths(
             count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
             instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
-            template={(turns, image): self._template(turns, image) for turns in (1, 2) for image in (False, True)},
+            template={
+                (turns, image): self._template(turns, image)
+                for turns, image in [(0, True), (1, False), (1, True), (2, False), (2, True)]
+            },
         )
 
     def _template(self, turns: int, image: bool) -> int:
-        """Tokens of the chat template alone."""
+        """Tokens of the chat template alone. Without turns there is an image."""
         whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
         return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
 

@@ -55,8 +55,26 @@ class Dataset(Settings):
 
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
     """Folders or globs of label shards."""
-    questions_per_page: Literal[1, 2, "all"] = 1
-    """1 or 2 drawn at random per epoch (two make one conversation of two turns), or "all", each a sample of its own."""
+    questions_per_page: Literal[0, 1, 2, "all"] = 1
+    """1 or 2 drawn at random per epoch (two make one conversation of two turns), or "all", each a sample of its own. 0
+    shows the labeled pages without any question: only their vision labels train."""
+    ask: Literal["qa", "transcription"] = "qa"
+    """"qa" asks the questions of the page; "transcription" asks for all its words instead, in one turn per page, and
+    needs no questions."""
+
+    @property
+    def vision_only(self) -> bool:
+        """Whether its pages are shown without question and answer."""
+        return self.ask == "qa" and self.questions_per_page == 0
+
+    @model_validator(mode="after")
+    def _one_transcription_per_page(self) -> Dataset:
+        if self.ask == "transcription" and self.questions_per_page not in (0, 1):
+            raise ConfigError(
+                f'questions_per_page = {self.questions_per_page}, expected 0 or 1 with ask = "transcription", which '
+                "makes one turn per page"
+            )
+        return self
 
 
 class Data(Settings):
@@ -147,6 +165,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _settings_agree(self) -> Config:
         self.method.check(self.model)
+        silent = [number for number, dataset in enumerate(self.data.dataset) if dataset.vision_only]
+        if silent and self.method.needs_answers:
+            raise ConfigError(
+                f"data.dataset[{silent[0]}].questions_per_page = 0 shows pages without an answer, and method.name = "
+                f'"{self.method.name}" trains on answers alone; set ask = "transcription" or questions_per_page = 1, '
+                "or choose a method with a vision loss"
+            )
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):
             raise ConfigError(f"expected checkpoint.export_at in (0, {epochs}], found {self.checkpoint.export_at}")

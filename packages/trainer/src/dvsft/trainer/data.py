@@ -21,14 +21,14 @@ import numpy as np
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.prompts import ask, first_answer
 from dvsft.trainer.config import ConfigError, Dataset
+from dvsft.trainer.turns import ASKED, NOTHING, Asked
 
-DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id", "qa")
-"""What of a row decides training; the image by its hash."""
+DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id")
+"""What of a row decides training besides its turns; the image by its hash."""
 
-INDEX_COLUMNS = ("visual_tokens", "qa")
-PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id", "qa")
+INDEX_COLUMNS = ("visual_tokens", "patch_index")
+PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id")
 
 
 class DataError(DvsftError):
@@ -36,8 +36,8 @@ class DataError(DvsftError):
 
 
 class Sample(NamedTuple):
-    """One conversation: questions (numbers into the page's `qa`) about one page, and the number of its
-    instruction."""
+    """One conversation: questions (numbers into the turns that can be asked of the page, for `qa` into that list) about
+    one page, and the number of its instruction."""
 
     dataset: int
     page: int
@@ -57,10 +57,11 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Index:
-    """What is kept of every page: its visual tokens, its usable questions and the tokens of each with its answer.
-    `dropped` counts what cannot be used, by reason."""
+    """What is kept of every page: its visual tokens, whether some have a label, its usable questions and the tokens of
+    each with its answer. `dropped` counts what cannot be used, by reason."""
 
     visual_tokens: list[int]
+    labeled: list[bool]
     questions: list[tuple[int, ...]]
     text_tokens: list[tuple[int, ...]]
     dropped: Counter[str]
@@ -69,9 +70,10 @@ class Index:
 class Pages:
     """The pages of one dataset by number, read from its shards one at a time."""
 
-    def __init__(self, labels: Sequence[str], grid: GridSpec, tokenizer_sha256: str):
+    def __init__(self, labels: Sequence[str], grid: GridSpec, tokenizer_sha256: str, asked: Asked = ASKED["qa"]):
         """labels: folders (every *.parquet below) or globs. Raises DataError where there are none and
         dvsft.patchlabels.rows.ContractError for shards made for another model."""
+        self.asked = asked
         self.files = _shards(labels)
         groups: list[tuple[int, int, int]] = []
         for number, file in enumerate(self.files):
@@ -87,51 +89,48 @@ class Pages:
         return int(self._end[-1]) if len(self._end) else 0
 
     def __getitem__(self, page: int) -> dict[str, Any]:
-        """The row of a page, as dvsft.patchlabels.rows defines it, without `words`; a row group is in memory
+        """Of the row of a page, as dvsft.patchlabels.rows defines it, what training needs; a row group is in memory
         meanwhile."""
         group = int(np.searchsorted(self._end, page, side="right"))
         file, number = self._file_and_group[group]
         parquet, _ = rows.open_shard(self.files[file])
         with parquet:
             first = self._end[group] - parquet.metadata.row_group(number).num_rows
-            return rows.read_some(parquet, number, [page - first], PAGE_COLUMNS)[0]
+            return rows.read_some(parquet, number, [page - first], [*PAGE_COLUMNS, *self.asked.columns])[0]
 
     def labels_sha256(self) -> dict[str, str]:
         """For every shard, sha256 over the columns of its rows that decide training."""
-        return {str(file): _labels_sha256(file) for file in self.files}
+        columns = (*DECIDING_COLUMNS, *self.asked.columns)
+        return {str(file): _labels_sha256(file, columns) for file in self.files}
 
     def index(self, usable: Callable[[str], bool], count: Callable[[list[str]], list[int]]) -> Index:
         """Read the questions of all pages once. usable: whether a text may stand in a prompt. count: see Lengths."""
-        index = Index([], [], [], Counter())
-        for row in (row for file in self.files for row in rows.read(file, INDEX_COLUMNS)):
-            kept = {}
-            for number, qa in enumerate(row["qa"] or ()):
-                question, answer = question_and_answer(qa)
+        index, asked = Index([], [], [], [], Counter()), self.asked
+        columns = (*INDEX_COLUMNS, *asked.columns)
+        for row in (row for file in self.files for row in rows.read(file, columns)):
+            kept, turns = {}, asked.turns(row)
+            for number, (question, answer) in enumerate(turns):
                 if not question or not answer:
                     index.dropped["question_without_answer"] += 1
                 elif not usable(question + answer):
                     index.dropped["special_token_in_text"] += 1
                 else:
-                    kept[number] = (ask(question, ""), answer)
-            if not row["qa"]:
-                index.dropped["page_without_question"] += 1
+                    kept[number] = (asked.prompt(question, ""), answer)
+            if not (row["patch_index"] if asked is NOTHING else turns):
+                index.dropped[asked.missing] += 1
             tokens = count([text for pair in kept.values() for text in pair]) if kept else []
             index.visual_tokens.append(row["visual_tokens"])
+            index.labeled.append(bool(row["patch_index"]))
             index.questions.append(tuple(kept))
             index.text_tokens.append(tuple(map(sum, zip(tokens[::2], tokens[1::2], strict=True))))
         return index
 
 
-def _labels_sha256(file: Path) -> str:
+def _labels_sha256(file: Path, columns: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for row in rows.read(file, DECIDING_COLUMNS):
+    for row in rows.read(file, columns):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def question_and_answer(qa: dict[str, Any]) -> tuple[str, str]:
-    """The texts to train on: of several accepted answers the first one."""
-    return (qa["question"] or "").strip(), first_answer(qa["answers"])
 
 
 def _shards(labels: Iterable[str]) -> list[Path]:
@@ -158,17 +157,32 @@ class Mixture:
         lengths: Lengths,
     ):
         self.datasets, self.lengths = datasets, lengths
-        self.pages = [Pages(dataset.labels, grid, tokenizer_sha256) for dataset in datasets]
+        asked = [NOTHING if dataset.vision_only else ASKED[dataset.ask] for dataset in datasets]
+        self.pages = [
+            Pages(dataset.labels, grid, tokenizer_sha256, how) for dataset, how in zip(datasets, asked, strict=True)
+        ]
         self.indexes = [pages.index(usable, lengths.count) for pages in self.pages]
         self.dropped = sum((index.dropped for index in self.indexes), Counter())
 
     def epoch(self, seed: int, epoch: int, max_length: int) -> tuple[list[Sample], Counter[str]]:
-        """The samples of one epoch, shuffled, and how many were dropped by reason."""
+        """The samples of one epoch, shuffled, and how many were dropped by reason. Raises ConfigError where none is
+        left."""
         rng = np.random.default_rng([seed, epoch])
         drawn = [sample for number in range(len(self.datasets)) for sample in self._draw(number, rng)]
         kept = [sample for sample in drawn if self.length(sample) <= max_length]
         dropped = Counter(over_long=len(drawn) - len(kept)) if len(drawn) > len(kept) else Counter()
+        if not kept:
+            raise ConfigError(self._nothing_left(self.dropped + dropped))
         return [kept[k] for k in rng.permutation(len(kept))], dropped
+
+    def _nothing_left(self, dropped: Counter[str]) -> str:
+        labeled = [one for index in self.indexes for one in index.labeled]
+        reasons = ", ".join(f"{name} {count}" for name, count in dropped.items()) or "nothing"
+        cure = '; questions_per_page = 0 or ask = "transcription" trains pages without questions'
+        return (
+            f"no sample is left to train on: found {len(labeled)} pages, {labeled.count(False)} without a label; "
+            f"left out: {reasons}{cure if dropped['page_without_question'] else ''}"
+        )
 
     def length(self, sample: Sample) -> int:
         """In tokens, image and template included, padding not."""
@@ -176,11 +190,15 @@ class Mixture:
         tokens = dict(zip(index.questions[sample.page], index.text_tokens[sample.page], strict=True))
         texts = sum(tokens[number] for number in sample.questions)
         visual = index.visual_tokens[sample.page]
-        instructions = turns * self.lengths.instructions[sample.instruction]
+        instructions = turns * self.lengths.instructions[sample.instruction] if self.asked(sample).instructed else 0
         return self.lengths.template[turns, visual > 0] + visual + texts + instructions
 
     def _draw(self, number: int, rng: np.random.Generator) -> Iterator[Sample]:
-        index, wanted = self.indexes[number], self.datasets[number].questions_per_page
+        index, asked, wanted = self.indexes[number], self.pages[number].asked, self.datasets[number].questions_per_page
+        if not asked.instructed:  # one sample per page, nothing to draw
+            fit = index.labeled if asked is NOTHING else index.questions
+            yield from (Sample(number, page, index.questions[page], 0) for page, fits in enumerate(fit) if fits)
+            return
         for page, usable in enumerate(index.questions):
             order = rng.permutation(len(usable)).tolist()
             chosen = [(k,) for k in range(len(usable))] if wanted == "all" else [tuple(order[:wanted])]
@@ -195,12 +213,14 @@ class Mixture:
     def read(self, sample: Sample) -> dict[str, Any]:
         return self.pages[sample.dataset][sample.page]
 
+    def asked(self, sample: Sample) -> Asked:
+        """How the sample's dataset asks."""
+        return self.pages[sample.dataset].asked
+
 
 def pad_to_steps(samples: Sequence[Sample], global_batch: int) -> list[Sample | None]:
     """Samples filled up with None (an empty sample that carries no label) to whole steps: the last step is
-    smaller, nothing is lost. Raises ConfigError where there is nothing to train on."""
-    if not samples:
-        raise ConfigError("no sample is left to train on; see the counts of dropped samples")
+    smaller, nothing is lost."""
     return [*samples, *[None] * (-len(samples) % global_batch)]
 
 

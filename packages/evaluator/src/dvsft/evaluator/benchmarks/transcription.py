@@ -9,7 +9,7 @@ from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.files import label_rows
 from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample
-from dvsft.patchlabels.prompts import TRANSCRIBE
+from dvsft.patchlabels.prompts import TRANSCRIBE, transcript
 
 SCALES = (0.25, 0.5, 0.75, 1.0)
 
@@ -17,7 +17,7 @@ SCALES = (0.25, 0.5, 0.75, 1.0)
 def read(root: Path) -> Iterator[Sample]:
     """Every page of label shards at every scale. Groups: x0.25 ... x1 of the drawn size."""
     for row, reader in label_rows(root, ["id", "words"]):
-        text = " ".join(word["text"] for word in row["words"])
+        text = transcript(word["text"] for word in row["words"])
         for scale in SCALES:
             yield Sample(f"x{scale:g}/{row['id']}", "", (text,), reader, scale)
 

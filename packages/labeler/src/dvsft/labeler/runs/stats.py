@@ -131,14 +131,34 @@ def funnel(stats: Mapping[str, Any]) -> str:
     return "\n".join(lines[1:])
 
 
+def funnel_table(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The funnel as {sources, rows}; a row is [name, [value, the paper's] of each source]."""
+    columns = [{name: values for name, *values in _funnel_rows(counts)} for counts in stats.values()]
+    names: list[str] = []
+    for column in columns:
+        at = 0
+        for name in column:  # a loss that only one source has keeps its place among the others
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return {
+        "sources": list(stats),
+        "rows": [[name, *(column.get(name, ["0", ""]) for column in columns)] for name in names],
+    }
+
+
+def rejected(counts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What a source rejected, as (what, stage and reason; number)."""
+    return [(key.removeprefix("rejected."), n) for key, n in counts.items() if key.startswith("rejected.")]
+
+
 def _funnel_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     get = Counter(counts)
-    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
-    rejected_pages = sum(n for key, n in rejected.items() if key.startswith("page."))
+    rejected_pages = sum(n for key, n in rejected(counts) if key.startswith("page."))
     unseen = get["dropped.no_glyph"] + get["dropped.misaligned"]
     shown = {
         "pages read": get["pages"] + rejected_pages,
-        **{f"- {key}": n for key, n in rejected.items()},
+        **{f"- {key}": n for key, n in rejected(counts)},
         "pages labeled": get["pages"],
         "questions": get["questions"],
         "words found": get["words"] + unseen,

@@ -14,10 +14,13 @@ from typing import Any
 
 from dvsft.patchlabels.layout.family import Fit
 from dvsft.patchlabels.layout.files import MODEL, PREPROCESSOR, Files, Reader, image_part, read_files
-from dvsft.patchlabels.layout.table import FAMILIES, PROCESSORS, REFUSED
+from dvsft.patchlabels.layout.table import ANY, FAMILIES, PROCESSORS, REFUSED
 from dvsft.patchlabels.layout.views import Layout, LayoutError, View
 
 __all__ = ["FAMILIES", "PROCESSORS", "Files", "Layout", "LayoutError", "LayoutSpec", "View", "layout", "read_files"]
+
+CALL_ONLY = ("do_pan_and_scan", "pan_and_scan_")
+"""Fields that Gemma-3's processor replaces by its own defaults unless its call gets them."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class LayoutSpec:
         if width < 1 or height < 1:
             raise LayoutError(f"found an image of {width} x {height} px, expected at least 1 x 1")
         return Layout(tuple(self._fit(width, height)), width, height)
+
+    @property
+    def images_kwargs(self) -> dict[str, Any]:
+        """What the processor's call must get as images_kwargs, because the call ignores these fields of its files."""
+        return {name: value for name, value in self.fields.items() if name.startswith(CALL_ONLY)}
 
     def to_dict(self) -> dict[str, Any]:
         return {"family": self.family, "fields": dict(self.fields)}
@@ -104,9 +112,15 @@ def family_of(files: Files) -> str:
     for name in (files.get(MODEL, {}).get("model_type"), kind):
         if name in REFUSED:
             raise LayoutError(f"{name} has no layout: {REFUSED[name]}; take a model of the list in docs/reference")
-    if kind not in PROCESSORS:
-        raise LayoutError(f"unknown image processor {kind}; known are {', '.join(sorted(PROCESSORS))}")
-    return PROCESSORS[kind].__name__
+    model = files.get(MODEL, {}).get("model_type")
+    family = PROCESSORS.get((kind, ANY)) or PROCESSORS.get((kind, str(model)))
+    if family:
+        return family.__name__
+    models = [of for name, of in PROCESSORS if name == kind]
+    if models:
+        raise LayoutError(f"found {kind} with model_type {model} in {MODEL}, expected {' or '.join(models)}")
+    known = ", ".join(sorted({name for name, _ in PROCESSORS}))
+    raise LayoutError(f"unknown image processor {kind}; known are {known}")
 
 
 def _open(family: str, read: Reader) -> LayoutSpec:

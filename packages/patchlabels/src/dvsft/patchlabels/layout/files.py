@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,13 @@ class Reader:
     def whole(self, name: str, *places: str, default: Any = REQUIRED) -> int:
         """A positive whole number."""
         return _whole(name, self(name, *places, default=default))
+
+    def root(self, name: str, *places: str) -> int:
+        """The cells per side of a square that has as many cells as the field says."""
+        count = self.whole(name, *places)
+        if math.isqrt(count) ** 2 != count:
+            raise LayoutError(f"found {name} = {count}, expected a square number; check the processor's files")
+        return math.isqrt(count)
 
     def side(self, name: str, *places: str, default: Any = REQUIRED) -> int:
         """The side of a square: a number, or one of the forms in which processors write a size."""

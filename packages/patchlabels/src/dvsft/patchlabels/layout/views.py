@@ -54,7 +54,7 @@ class View:
     @cached_property
     def scale(self) -> tuple[float, float]:
         """(x, y): px of the encoder's image per px of the original image."""
-        return self.side[0] / float(np.ptp(self.x[0])), self.side[1] / float(np.ptp(self.y[0]))
+        return self.side[0] / _widest(self.x), self.side[1] / _widest(self.y)
 
     def rects(self) -> NDArray[np.float64]:
         """[len, 4]: (x0, y0, x1, y1) of each token in px of the original image, NaN for separators."""
@@ -73,6 +73,10 @@ class View:
         if col is None or row is None:
             return None
         return self.start + row * (self.cols + self.row_ends) + col
+
+
+def _widest(intervals: Intervals) -> float:
+    return float(np.ptp(intervals, axis=1).max())  # a cell at the rim may be a part of one
 
 
 def _holding(intervals: Intervals, end: float) -> int | None:

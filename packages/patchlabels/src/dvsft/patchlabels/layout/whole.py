@@ -13,9 +13,118 @@ MAX_ASPECT_RATIO = 200  # the Qwen-VL image processors refuse longer strips
 
 
 def qwen_vl(read: Reader) -> Fit:
-    """Qwen2-VL and all its kin: a cell is merge_size x merge_size encoder patches."""
+    """Qwen2-VL and all its kin, ERNIE-4.5-VL: a cell is merge_size x merge_size encoder patches."""
     side, low, high = _qwen_fields(read)
     return lambda width, height: [whole(width, height, *smart_resize(width, height, side, low, high), side)]
+
+
+def glm_vl(read: Reader) -> Fit:
+    """GLM-4V, 4.5V, 4.6V, GLM-OCR: a page counts as `temporal_patch_size` frames against the area limits, and pages
+    smaller than a cell are enlarged first."""
+    side, low, high = _qwen_fields(read)
+    frames = read.whole("temporal_patch_size", "image.temporal_patch_size")
+
+    def fit(width: int, height: int) -> list[View]:
+        w, h = width, height
+        if min(w, h) < side:
+            scale = max(side / h, side / w)
+            w, h = int(w * scale), int(h * scale)
+        return [whole(width, height, *smart_resize(w, h, side, low / frames, high / frames), side)]
+
+    return fit
+
+
+def paddleocr_vl(read: Reader) -> Fit:
+    """PaddleOCR-VL: pages smaller than a cell are enlarged first, one side after the other."""
+    side, low, high = _qwen_fields(read)
+
+    def fit(width: int, height: int) -> list[View]:
+        w, h = width, height
+        if h < side:
+            w, h = round(w * side / h), side
+        if w < side:
+            w, h = side, round(h * side / w)
+        return [whole(width, height, *smart_resize(w, h, side, low, high), side)]
+
+    return fit
+
+
+def hunyuan_vl(read: Reader) -> Fit:
+    """HunYuan-VL, HunYuanOCR: a newline token ends each row; a token stands before the image and one behind it."""
+    side, low, high = _qwen_fields(read)
+    extra = int(read("cat_extra_token", "processor.cat_extra_token", default=True))
+
+    def fit(width: int, height: int) -> list[View]:
+        rows, cols = smart_resize(width, height, side, low, high)
+        return [whole(width, height, rows, cols, side, start=extra, row_ends=1, end=extra)]
+
+    return fit
+
+
+def kimi_vl(read: Reader) -> Fit:
+    """Kimi-K2.5: never enlarged, shrunk to a budget of encoder patches, padded right and below to whole cells."""
+    patch, merge = read.whole("patch_size", "image.patch_size"), read.whole("merge_size", "image.merge_size")
+    budget, most = read.whole("max_patches", "image.max_patches"), read.side("max_side", "image.size")
+    side, limit = patch * merge, most * patch
+
+    def fit(width: int, height: int) -> list[View]:
+        patches = max(1.0, height // patch) * max(1.0, width // patch)
+        scale = min(1.0, math.sqrt(budget / patches), limit / height, limit / width)
+        h, w = (min(max(1, int(edge * scale)), limit) for edge in (height, width))
+        cols, rows = math.ceil(w / side), math.ceil(h / side)
+        return [View(edges(cols, cols * side * width / w), edges(rows, rows * side * height / h), (side, side))]
+
+    return fit
+
+
+def pixtral(read: Reader) -> Fit:
+    """Pixtral, Mistral-3: shrunk to the longest edge, stretched up to whole cells. The processor's patch_size wins over
+    that of its image processor. [IMG_BREAK] behind each row has an id of its own, so it is no visual token."""
+    patch = read.side("patch_size", "processor.patch_size", "image.patch_size")
+    merge = read.whole("spatial_merge_size", "processor.spatial_merge_size", "model.spatial_merge_size", default=1)
+    return _longest_edge(read, patch * merge, patch * merge)
+
+
+def lighton_ocr(read: Reader) -> Fit:
+    """LightOnOCR: as Pixtral, but resized to multiples of the image processor's own patch_size; what is left behind
+    the last whole cell is seen by none."""
+    patch = read.side("patch_size", "processor.patch_size", "model.vision_config.patch_size")
+    merge = read.whole("spatial_merge_size", "processor.spatial_merge_size", "model.spatial_merge_size")
+    return _longest_edge(read, read.side("resize_multiple", "image.patch_size"), patch * merge)
+
+
+def _longest_edge(read: Reader, multiple: int, side: int) -> Fit:
+    longest = read.side("longest_edge", "image.size")
+
+    def fit(width: int, height: int) -> list[View]:
+        ratio = max(height / longest, width / longest)
+        resized = [math.floor(edge / ratio) if ratio > 1 else edge for edge in (width, height)]
+        w, h = (((edge - 1) // multiple + 1) * multiple for edge in resized)
+        cols, rows = w // side, h // side
+        if not (cols and rows):
+            raise LayoutError(f"found an image of {width} x {height} px, which is less than one cell of {side} px")
+        return [View(edges(cols, cols * side * width / w), edges(rows, rows * side * height / h), (side, side))]
+
+    return fit
+
+
+def gemma4(read: Reader) -> Fit:
+    """Gemma-4: always scaled to the token budget, both sides floored to whole cells of pooled patches."""
+    side = read.whole("patch_size", "image.patch_size") * read.whole("pooling_kernel_size", "image.pooling_kernel_size")
+    budget = read.whole("max_soft_tokens", "image.max_soft_tokens")
+
+    def fit(width: int, height: int) -> list[View]:
+        factor = math.sqrt(budget * side**2 / (height * width))
+        rows, cols = math.floor(factor * height / side), math.floor(factor * width / side)
+        if not rows and not cols:
+            raise LayoutError(f"found an image of {width} x {height} px, which makes no patch")
+        if not rows:
+            rows, cols = 1, min(width // height, budget)
+        elif not cols:
+            rows, cols = min(height // width, budget), 1
+        return [whole(width, height, rows, cols, side)]
+
+    return fit
 
 
 def _qwen_fields(read: Reader) -> tuple[int, int, int]:
@@ -31,13 +140,13 @@ def _qwen_fields(read: Reader) -> tuple[int, int, int]:
     return side, low, high
 
 
-def smart_resize(width: float, height: float, side: int, low: float, high: float) -> tuple[int, int]:
+def smart_resize(width: int, height: int, side: int, low: float, high: float, least: int = 0) -> tuple[int, int]:
     """(rows, cols) of the Qwen-VL resize rule (`smart_resize`): both sides to the nearest multiple of `side` (Python's
-    round, ties to even), then scaled into the area low ... high, px. Raises LayoutError for strips longer than 200:1,
-    as the processors do."""
+    round, ties to even), at least `least` cells, then scaled into the area low ... high, px. Raises LayoutError for
+    strips longer than 200:1, as the processors do."""
     if max(width, height) / min(width, height) > MAX_ASPECT_RATIO:
         raise LayoutError(f"found an image of {width} x {height} px, expected an aspect ratio up to {MAX_ASPECT_RATIO}")
-    rows, cols = round(height / side), round(width / side)
+    rows, cols = max(least, round(height / side)), max(least, round(width / side))
     if rows * cols * side**2 > high:
         shrink = math.sqrt(height * width / high)
         return max(1, math.floor(height / shrink / side)), max(1, math.floor(width / shrink / side))

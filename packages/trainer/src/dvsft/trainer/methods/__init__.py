@@ -10,7 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Annotated, Any, NamedTuple, Union
+from typing import Annotated, Any, ClassVar, NamedTuple, Union
 
 from pydantic import Field
 from torch import Tensor
@@ -33,6 +33,9 @@ class Pass(NamedTuple):
 
 class Method(Settings):
     """A way to train, and its settings."""
+
+    needs_answers: ClassVar[bool] = False
+    """Whether a page without an answer trains nothing."""
 
     name: str
     """Which method."""

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from dvsft.patchlabels.settings import NotNegative, SettingsError
 from dvsft.trainer.families import HookPoints, ModelError, family_of
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
-from dvsft.trainer.methods.sft import answer_positions, text_loss
+from dvsft.trainer.methods.sft import answer_positions, text_figures, text_loss
 
 
 class Basic(Method):
@@ -72,7 +72,7 @@ class Basic(Method):
         return Pass(text * shares["text_labels"] + added * shares["images"], sums)
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        figures, images = {"text_loss": sums["text"] / max(counts["text_labels"], 1)}, counts["images"]
+        figures, images = text_figures(sums, counts), counts["images"]
         if images:
             figures |= {"direction_loss": sums["direction"] / images, "semantics_loss": sums["semantics"] / images}
         return figures

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dvsft.patchlabels.settings import Positive, Share
 from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
-from dvsft.trainer.methods.sft import answer_positions
+from dvsft.trainer.methods.sft import answer_positions, text_figures
 from dvsft.visionloss.head import head_transform
 from dvsft.visionloss.loss import IGNORE, row_loss
 
@@ -54,7 +54,7 @@ class DvSft(Method):
         return Pass(loss, sums)
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        figures, visuals = {"text_loss": sums["text"] / max(counts["text_labels"], 1)}, counts["vision_labels"]
+        figures, visuals = text_figures(sums, counts), counts["vision_labels"]
         if visuals:
             figures |= {"vision_loss": sums["vision"] / visuals, "patch_accuracy": sums["hits"] / visuals}
         return figures

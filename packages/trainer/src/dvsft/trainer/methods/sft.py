@@ -6,7 +6,7 @@ L = mean over answer tokens of CE
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -20,6 +20,12 @@ def answer_positions(batch: Batch) -> Tensor:
     return (batch["labels"] != IGNORE) & (batch["image_index"] < 0)
 
 
+def text_figures(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The mean text loss of a step; nothing for a step without an answer."""
+    texts = counts["text_labels"]
+    return {"text_loss": sums["text"] / texts} if texts else {}
+
+
 def text_loss(hidden: Tensor, model: Any, batch: Batch, chunk_size: int) -> Tensor:
     """The sum over answer tokens; visual tokens never meet the head."""
     answers = answer_positions(batch)
@@ -31,6 +37,7 @@ def text_loss(hidden: Tensor, model: Any, batch: Batch, chunk_size: int) -> Tens
 class Sft(Method):
     """The text loss alone."""
 
+    needs_answers: ClassVar[bool] = True
     name: Literal["sft"] = "sft"
     """Supervised fine-tuning."""
 
@@ -42,4 +49,4 @@ class Sft(Method):
         return Pass(text * shares["text_labels"], {"text": text.detach()})
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        return {"text_loss": sums["text"] / max(counts["text_labels"], 1)}
+        return text_figures(sums, counts)
