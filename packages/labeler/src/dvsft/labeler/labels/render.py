@@ -1,8 +1,9 @@
 """Text -> a picture drawn on the model's patches, word by word. arXiv 2605.26656, label-to-image construction.
 
 Every word starts on a patch boundary and lines keep to patch rows, so a word's bottom-right corner lies in the last
-patch it covers, which no other word touches. One dark and one light color, either way round. The picture is one that the model's resize leaves
-untouched. The paper gives no font, size or page width: these are ours, drawn by page id and seed.
+patch it covers, which no other word touches. One dark and one light color, either way round. The picture is one that
+the model's resize leaves untouched. The paper gives no font, size or page width: these are ours, drawn by page id and
+seed.
 """
 
 from __future__ import annotations
