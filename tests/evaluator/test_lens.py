@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 from evaluator_fixtures import tiny_model
-from support import as_version_1
+from support import as_version_1, scrolls_sideways
+from tokenizers import Tokenizer
 
 from dvsft.evaluator import generate, lens
 from dvsft.patchlabels import command, rows
@@ -183,3 +184,39 @@ def test_the_lens_reads_capped_logits_where_the_model_caps_them(trained, labels_
     capped = lens.read(loaded, page, decode(page.read_image()))
     words = loaded.model.config.text_config.vocab_size
     assert capped.probabilities.max() < 1.3 / words < plain.probabilities.max()
+
+
+def test_the_page_compares_the_token_of_the_label_with_the_token_that_is_read(
+    chromium, written, labels_folder, processor_folder
+):
+    chromium.get((written / "lens.html").as_uri())
+    shown = chromium.find_element("css selector", "#page option").text
+    (row,) = [row for row in rows.read(lens.find_shards(labels_folder)[0]) if row["id"] == shown]
+    tokenizer = Tokenizer.from_file(str(processor_folder / "tokenizer.json"))
+    expected = {k: tokenizer.decode([token]) for k, token in zip(row["patch_index"], row["token_id"], strict=True)}
+    figures = chromium.find_elements("css selector", "figure")
+    truth, *read = (
+        {at(patch): patch for patch in figure.find_elements("css selector", ".patch")} for figure in figures
+    )
+    assert {k: patch.text for k, patch in truth.items()} == expected
+    for patches, verdict in zip(read, ("right", "wrong"), strict=True):  # of the trained model, of the other
+        judged = {k: patches[k].get_attribute("class").split()[-1] for k in expected}
+        assert judged == {k: "right" if patches[k].text == token else "wrong" for k, token in expected.items()}
+        assert verdict in judged.values()
+
+
+def at(patch):
+    """The visual token that a cell of the page is."""
+    return int(patch.get_attribute("data-tip").split()[1])
+
+
+def test_the_page_gives_recall_in_percent_and_fits_a_phone(phone, written):
+    phone.get((written / "lens.html").as_uri())
+    numbers = json.loads((written / "lens.json").read_text())
+    for (name, found), line in zip(numbers.items(), phone.find_elements("css selector", "header .recall"), strict=True):
+        assert line.text == f"{name} {found['all']['recall@1']:.1%}"
+    cells = [cell.text for cell in phone.find_elements("css selector", "tbody tr:first-child td")]
+    figures = [numbers[name]["all"] for name in numbers]
+    expected = [[str(f["labels"]), f"{f['recall@1']:.1%}", f"{f['recall@5']:.1%}"] for f in figures]
+    assert cells == ["All", *(cell for model in expected for cell in model)]
+    assert not scrolls_sideways(phone)

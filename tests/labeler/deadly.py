@@ -30,6 +30,9 @@ class Deadly:
             os._exit(7)
         return self
 
+    def items(self, page: Page) -> list[Page]:
+        return [page]
+
     def __call__(self, page: Page) -> list[dict[str, Any]]:
         kind, _, number = page.id.partition("-")
         been = Path(self.folder) / page.id

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from support import SAMPLES, draw_page, encode
 
-from dvsft.labeler.config import Model
+from dvsft.labeler.config import Model, Source
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.processor import open_processor
 from dvsft.labeler.ocr.reader import EngineError
 from dvsft.labeler.page import Page, Unusable
-from dvsft.labeler.runs.shard import label_image, make_row
+from dvsft.labeler.runs.shard import label_scan, make_row
+from dvsft.labeler.scans import scans_of
 from dvsft.labeler.word import Word, words_of_row
 
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
@@ -52,7 +53,9 @@ def test_an_engine_that_cannot_load_on_a_later_thread_ends_the_run_and_blames_no
         def read(self, page):
             raise ValueError("this page")
 
+    (scan,) = scans_of(Page("p"), encode(draw_page()))
+    source = Source(kind="images", path="p")
     with pytest.raises(EngineError):
-        label_image(Page("p"), encode(draw_page()), Broken(), processor, POLICY)
+        label_scan(scan, source, Broken(), processor, POLICY)
     with pytest.raises(Unusable, match="this page"):
-        label_image(Page("p"), encode(draw_page()), Clumsy(), processor, POLICY)
+        label_scan(scan, source, Clumsy(), processor, POLICY)

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files as resources
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from dvsft.evaluator import browser, files, generate, predictions, report
+from dvsft.evaluator import files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PredictError
-from dvsft.patchlabels import rows
+from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.visionloss.head import check_head, head_logits, head_transform
@@ -89,8 +90,9 @@ def write(
         view(page, {n: found[page.row["id"]] for n, found in readings.items()}, loaded.processor.tokenizer)
         for page in shown
     ]
-    content = {"numbers": numbers, "pages": views, "models": list(models)}
-    (out / "lens.html").write_text(report.render("lens.html.jinja", content), encoding="utf-8")
+    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models)})
+    script = (resources("dvsft.evaluator") / "templates" / "lens.js").read_text("utf-8")
+    (out / "lens.html").write_text(webpage.document("Lens", body, script, views), encoding="utf-8")
     return out / "lens.html"
 
 
@@ -230,25 +232,30 @@ def recall(hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def view(page: Page, readings: Mapping[str, Reading], tokenizer: Any) -> dict[str, Any]:
-    """What the page needs to draw one picture: its grid, its labels, and each model's top words by patch."""
-    row = page.row
-    labels = zip(row["patch_index"], row["label_word"], row["token_id"], strict=True)
+    """A page as lens.js takes it: its cells, its labels, and each model's top tokens by visual token."""
+    row, image = page.row, decode(page.read_image())
+    labels: dict[int, list[list[Any]]] = defaultdict(list)
+    for patch, word, token in zip(row["patch_index"], row["label_word"], row["token_id"], strict=True):
+        labels[patch].append([text_of(tokenizer, token), row["words"][word]["text"], token])
     return {
         "id": row["id"],
-        "dataset": page.dataset,
-        "image": browser.data_url(decode(page.read_image())),
-        "rows": row["rows"],
+        "image": webpage.picture(image),
+        "width": row["width"],
+        "height": row["height"],
         "cols": row["cols"],
-        "aspect": row["width"] / row["height"],
-        "labels": {
-            patch: {"word": row["words"][word]["text"], "token": tokenizer.decode([token])}
-            for patch, word, token in labels
-        },
+        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
+        "labels": labels,
         "models": {
             name: [
-                [[tokenizer.decode([t]), round(p, 4)] for t, p in zip(tokens, probabilities, strict=True)]
+                [[text_of(tokenizer, t), round(p, 4), t] for t, p in zip(tokens, probabilities, strict=True)]
                 for tokens, probabilities in zip(reading.tokens.tolist(), reading.probabilities.tolist(), strict=True)
             ]
             for name, reading in readings.items()
         },
     }
+
+
+def text_of(tokenizer: Any, token: int) -> str:
+    """A token as text; in the tokenizer's own notation where it is a part of a character."""
+    text: str = tokenizer.decode([token])
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text

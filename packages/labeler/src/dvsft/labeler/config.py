@@ -1,10 +1,12 @@
 """The settings of one labeling run: one TOML file, stored resolved in run.json.
 
-`python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
+`python -m dvsft.labeler.config` with the arguments of `dvsft label` prints the extras of dvsft-labeler that the run
+needs, for the Makefile.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from dvsft.labeler.sources.layouts import LAYOUTS
-from dvsft.patchlabels import settings
+from dvsft.patchlabels import command, settings
 from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
 
 Font = Literal[
@@ -75,6 +77,10 @@ class Source(Settings):
     """What its folders and ids are called, by default the kind."""
     subset: str = ""
     """The configuration of a hub dataset."""
+    dpi: Annotated[Count, Field(le=2400)] = 150
+    """Of the pictures made from pages of PDFs; points times dpi / 72 are px."""
+    text_layer: Literal["use", "ignore"] = "ignore"
+    """"use" takes the words of a PDF's page from its own text layer, where it has one, instead of OCR."""
     draw: Sample = Sample()
 
     @model_validator(mode="after")
@@ -295,8 +301,14 @@ def is_hub_layout(source: Source) -> bool:
     return path.suffix == ".parquet" or (not path.exists() and not path.suffix and source.path.count("/") == 1)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    settings.add_arguments(parser, "the TOML file of the run")
+    parser.add_argument("--out", default="")
+    known, _ = parser.parse_known_args(arguments)
+    print(*(f"--extra {extra}" for extra in extras(load(known.config, known.overrides), known.out)))
+    return 0
+
+
 if __name__ == "__main__":
-    try:
-        print(" ".join(f"--extra {extra}" for extra in extras(load(sys.argv[1]), *sys.argv[2:])))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(command.run(main))

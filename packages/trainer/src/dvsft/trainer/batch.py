@@ -7,10 +7,11 @@ it is. Where a visual token holds several words, `more_labels[t]` has the others
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from dvsft.patchlabels import image as images
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+from dvsft.trainer import branches
 from dvsft.trainer.data import DataError, Lengths, Mixture, Sample
 from dvsft.trainer.families import Family
 from dvsft.visionloss.loss import IGNORE, TEXT
@@ -36,6 +38,15 @@ INSTRUCTIONS = (
 )
 
 
+class Pair(NamedTuple):
+    """The rejected answer to an example's only question, and the log-probabilities that the model gave the chosen and
+    the rejected one before its first step."""
+
+    id: str
+    rejected: str
+    reference: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Example:
     """A conversation about at most one page. patch_index and token_id are its labels; where `supervised` is
@@ -49,6 +60,7 @@ class Example:
     patch_index: Sequence[int] = ()
     token_id: Sequence[int] = ()
     supervised: bool = True
+    pair: Pair | None = None
 
     @property
     def visual_tokens(self) -> int:
@@ -78,7 +90,11 @@ class Example:
 FILLER = Example(id="filler", turns=(("", ""),), supervised=False)
 
 
-def make_example(mixture: Mixture, sample: Sample | None) -> Example:
+Reference = Mapping[str, tuple[float, float]]
+"""Of every pair by its id, see Pair."""
+
+
+def make_example(mixture: Mixture, sample: Sample | None, reference: Reference | None = None) -> Example:
     """Read and decode one sample; None gives the filler. Raises DataError that names the page."""
     if sample is None:
         return FILLER
@@ -91,15 +107,22 @@ def make_example(mixture: Mixture, sample: Sample | None) -> Example:
             picture = images.decode(row["image"]["bytes"])
         except images.ImageError as error:
             raise DataError(f"page {row['id']}: {error}; label again, which rejects such pages") from error
-    return Example(row["id"], turns, picture, row["rows"], row["cols"], row["patch_index"], row["token_id"])
+    pair = None
+    if asked.rejected:
+        found = row["pairs"][sample.questions[0]]
+        known = (reference or {}).get(found["pair_id"], (math.nan, math.nan))
+        pair = Pair(found["pair_id"], found["rejected"], known)
+    labels = row["patch_index"], row["token_id"]
+    return Example(row["id"], turns, picture, row["rows"], row["cols"], *labels, pair=pair)
 
 
 class Encoder:
     """Examples -> tensors, through the checkpoint's own processor."""
 
-    def __init__(self, processor: Any, family: Family, grid: GridSpec):
-        """Sets the processor's pixel limits to the grid's, and its padding to the left."""
-        self.processor, self.family, self.grid = processor, family, grid
+    def __init__(self, processor: Any, family: Family, grid: GridSpec, pairs: bool = False, shared: bool = True):
+        """Sets the processor's pixel limits to the grid's, and its padding to the left. pairs: batches hold the
+        rejected answers too; shared: in the row of the chosen one, see `branches`, or in a row of their own."""
+        self.processor, self.family, self.grid, self.pairs, self.shared = processor, family, grid, pairs, shared
         processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
         processor.tokenizer.padding_side = "left"
         self.image_token = family.image_token(processor)
@@ -157,6 +180,9 @@ class Encoder:
         (B, T), and more_labels (B, T, K), K = 0 where no visual token has several; padded on the left. A batch without
         images gets a masked, unsupervised blank one. Raises DataError where a page's image and its labels do not fit
         together."""
+        pairs = [example.pair for example in examples if example.pair]
+        if self.pairs and not self.shared:
+            examples = [row for example in examples for row in _two_rows(example)]
         pictures = [example.image for example in examples if example.visual_tokens]
         encoded = self.processor(
             text=[self.render(example) for example in examples],
@@ -166,10 +192,14 @@ class Encoder:
             return_mm_token_type_ids=True,
         )
         batch: dict[str, Tensor] = dict(encoded)
+        if self.pairs:
+            batch = self._with_branches(examples, batch)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
         batch["image_index"] = torch.full_like(batch["input_ids"], TEXT)
         most = max(len(tokens) for example in examples for tokens in [(), *example.tokens_by_patch().values()])
         batch["more_labels"] = torch.full((*batch["input_ids"].shape, max(most - 1, 0)), IGNORE)
+        if self.pairs:
+            branches.label_answers(batch, batch["labels"])
         self._check_grids([example for example in examples if example.visual_tokens], batch)
         for number, example in enumerate(examples):
             if example.supervised:
@@ -179,7 +209,35 @@ class Encoder:
                 self.processor, batch, {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
             )
         batch["visual"] = self.family.visual_positions(batch)
+        if self.pairs:
+            has_pair = torch.tensor([example.pair is not None for example in examples])
+            first = has_pair.cumsum(0) - 1
+            batch["pair"] = (first if self.shared else first // 2).where(has_pair, -1)
+            reference = torch.tensor([pair.reference for pair in pairs], dtype=torch.float64)
+            batch["reference"] = reference.view(-1, 2)
         return batch
+
+    def _with_branches(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The rejected answers too, and `branch`."""
+        spans = [self.answer_spans(example)[0] if example.pair else None for example in examples]
+        if self.shared:
+            rejected = [self._answer(_rejected_row(example)) if example.pair else [] for example in examples]
+            columns = {name: value for name, value in batch.items() if value.shape == batch["input_ids"].shape}
+            pad = self.processor.tokenizer.pad_token_id
+            return batch | branches.append_rejected(columns, spans, rejected, pad)
+        branch = torch.zeros_like(batch["input_ids"])
+        for number, (example, span) in enumerate(zip(examples, spans, strict=True)):
+            if span:
+                side = branches.CHOSEN if example.supervised else branches.REJECTED
+                padding = int((batch["attention_mask"][number] == 0).sum())
+                branch[number, padding + span[0] - (side == branches.REJECTED) : padding + span[1]] = side
+        return batch | {"branch": branch}
+
+    def _answer(self, example: Example) -> list[int]:
+        """The tokens of an example's only answer, the end of the turn included."""
+        expanded = max(example.visual_tokens - 1, 0)
+        ((start, end),) = self.answer_spans(example)
+        return self.tokens(self.render(example))[start - expanded : end - expanded]
 
     def _check_grids(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> None:
         grids = self.family.patch_grids(self.processor, batch) if examples else []
@@ -194,7 +252,7 @@ class Encoder:
         """Write one example's text and vision labels into row `number` of the batch."""
         ids, labels = batch["input_ids"][number], batch["labels"][number]
         padding = int((batch["attention_mask"][number] == 0).sum())
-        for start, end in self.answer_spans(example):
+        for start, end in () if "branch" in batch else self.answer_spans(example):
             labels[padding + start - 1 : padding + end - 1] = ids[padding + start : padding + end]
         if example.visual_tokens:
             visual = (ids == self.image_token).nonzero()[:, 0]
@@ -204,3 +262,14 @@ class Encoder:
             table = torch.tensor(filled, dtype=torch.long).view(-1, width)  # (n, width), also for n = 0
             labels[labeled], batch["more_labels"][number, labeled] = table[:, 0], table[:, 1:]
             batch["image_index"][number, labeled] = number
+
+
+def _rejected_row(example: Example) -> Example:
+    """Its rejected answer in place of the chosen one, without labels."""
+    ((question, _),) = example.turns
+    other = example.pair.rejected if example.pair else ""
+    return replace(example, turns=((question, other),), patch_index=(), token_id=(), supervised=False)
+
+
+def _two_rows(example: Example) -> list[Example]:
+    return [example, _rejected_row(example)] if example.pair else [example]

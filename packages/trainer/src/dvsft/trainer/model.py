@@ -183,6 +183,6 @@ class SupervisedModel(nn.Module):
         super().__init__()
         self.model, self.method = model, method
 
-    def forward(self, batch: dict[str, Tensor], shares: Mapping[str, float]) -> Pass:
-        """One pass. batch: see `batch.Encoder`; shares: see `Method.loss`."""
-        return self.method.loss(self.model, batch, shares)
+    def forward(self, batch: dict[str, Tensor], shares: Mapping[str, float] | None) -> Pass | Tensor:
+        """One pass. batch: see `batch.Encoder`; shares: see `Method.loss`, None for `Method.look`."""
+        return self.method.look(self.model, batch) if shares is None else self.method.loss(self.model, batch, shares)

@@ -34,10 +34,6 @@ class Processor:
         """A pickled tokenizer forgets that names of control tokens are text."""
         return _unpickled, (self.layout, self.tokenizer.to_str())
 
-    def token_ids(self, words: Sequence[str], leading_space: bool) -> list[list[int]]:
-        """All token ids of each word on its own, no special tokens added."""
-        return [list(tokens.ids) for tokens in self.tokens(words, leading_space)]
-
     def tokens(self, words: Sequence[str], leading_space: bool) -> list[Tokens]:
         """All tokens of each word on its own, no special tokens added."""
         texts = [f" {word}" for word in words] if leading_space else list(words)

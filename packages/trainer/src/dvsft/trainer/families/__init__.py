@@ -64,6 +64,13 @@ class Family(Protocol):
         """The pictures of `count` visual tokens from the `first` of the batch on, put together from what the encoder
         gets."""
 
+    SHARES_PROMPTS: tuple[str, ...]
+    """Those of its model types in which both answers of a pair can follow one copy of their prompt."""
+
+    def branch_inputs(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the model takes besides, where a row holds both answers of a pair: a mask and positions by
+        `dvsft.trainer.branches`; nothing for a model type that cannot."""
+
     def hook_points(self, model: Any) -> HookPoints: ...
 
     def tiny_config(self, processor: Path, hidden: int, layers: int, tied: bool, model_type: str) -> Any:
@@ -108,4 +115,10 @@ def family_in(folder: Path) -> Family:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
-    return family_of(json.loads(file.read_text()).get("model_type", "none"))
+    return family_of(model_type_in(folder))
+
+
+def model_type_in(folder: Path) -> str:
+    """Of the checkpoint in a folder; "none" where its configuration does not say."""
+    model_type: str = json.loads((folder / "config.json").read_text()).get("model_type", "none")
+    return model_type

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
+from dvsft.trainer.branches import rewind, sees
 from dvsft.trainer.families import HookPoints, ModelError
 
 MODEL_TYPES: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
@@ -80,6 +81,25 @@ def patch_pictures(processor: Any, batch: Mapping[str, Tensor], first: int, coun
     cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, merge * patch, merge * patch)
     pixels = ((cells * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
     return [Image.fromarray(cell.numpy()) for cell in pixels]
+
+
+SHARES_PROMPTS: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Linear attention (3.5) carries a state along the row, which no mask rewinds."""
+
+
+def branch_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if model.config.model_type not in SHARES_PROMPTS:
+        return {}
+    branch, attention = batch["branch"], batch["attention_mask"]
+    position, _ = model.model.get_rope_index(
+        batch["input_ids"],
+        batch["mm_token_type_ids"],
+        image_grid_thw=batch["image_grid_thw"],
+        attention_mask=attention,
+    )
+    mask = torch.zeros(1, dtype=model.dtype, device=branch.device)
+    mask = mask.masked_fill(~sees(branch, attention)[:, None], torch.finfo(model.dtype).min)  # (B, 1, T, T)
+    return {"attention_mask": mask, "position_ids": rewind(position, branch)}
 
 
 def hook_points(model: Any) -> HookPoints:

@@ -1,0 +1,372 @@
+"""Preference training: one row for both answers is two rows, its gradient is the naive one's, and the reference is the
+model before its first step."""
+
+import math
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from trainer_fixtures import GRID, draw_page, make_config, series, text_page, write_shard
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from dvsft.trainer import branches
+from dvsft.trainer import train as training
+from dvsft.trainer.batch import FILLER, Encoder, Example, Pair
+from dvsft.trainer.checkpoint import ResumeError
+from dvsft.trainer.config import ConfigError, Lora
+from dvsft.trainer.families import qwen_vl
+from dvsft.trainer.methods.dpo import Dpo
+from dvsft.trainer.methods.dv_dpo import DvDpo
+from dvsft.trainer.model import add_lora, freeze
+from dvsft.trainer.tiny import write_tiny
+from dvsft.trainer.train import train
+from dvsft.visionloss.loss import IGNORE
+
+ONE = {"pairs": 1.0, "text_labels": 1.0, "vision_labels": 1.0}
+NONE = (math.nan, math.nan)
+SHARING = list(qwen_vl.SHARES_PROMPTS)
+
+
+def pair_of(page, chosen="total", rejected="tax sum", reference=NONE):
+    from dvsft.patchlabels import image
+
+    picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
+    labels = page["patch_index"], page["token_id"]
+    pair = Pair(f"{page['id']}-{chosen}", rejected, reference)
+    return Example(page["id"], (("Which word?", chosen),), picture, page["rows"], page["cols"], *labels, pair=pair)
+
+
+def encoder_of(folder, **settings):
+    return Encoder(AutoProcessor.from_pretrained(folder), qwen_vl, GRID, pairs=True, **settings)
+
+
+def model_of(folder, dtype=torch.float64):
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).train()
+
+
+@pytest.fixture(scope="module")
+def folders(processor_folder, tmp_path_factory):
+    """model type -> the folder of a tiny random checkpoint."""
+    root, made = tmp_path_factory.mktemp("kin"), {}
+
+    def folder(model_type):
+        if model_type not in made:
+            made[model_type] = write_tiny(processor_folder, root / model_type, layers=4, model_type=model_type)
+        return made[model_type]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(processor_folder):
+    """Two images of different size, a text without one between them, and a filler; references that are not the
+    model's."""
+    one, two = draw_page(0, processor_folder, grid=(5, 3)), draw_page(1, processor_folder, grid=(3, 7))
+    text = text_page(2, processor_folder, [("What is two and two?", "four")])
+    return [
+        pair_of(one, "total", "tax sum paid", (-20.0, -50.0)),
+        pair_of(text, "four of them", "five", (-40.0, -10.0)),
+        FILLER,
+        pair_of(two, "item price 12", "date", (-61.0, -19.0)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def batch(tiny, examples):
+    return encoder_of(tiny)(examples)
+
+
+def naive_scores(model, encoder, examples):
+    """[(s_c, s_r)] of every pair, each answer a forward pass of its own, token by token."""
+    found = []
+    for example in (example for example in examples if example.pair):
+        scores = []
+        for answer in (example.turns[0][1], example.pair.rejected):
+            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.rows, example.cols)
+            ((start, end),) = encoder.answer_spans(plain)
+            images = [plain.image] if plain.image else None
+            inputs = encoder.processor(text=[encoder.render(plain)], images=images, return_tensors="pt")
+            logits = model(**dict(inputs.items())).logits[0]
+            logp = logits.log_softmax(-1)
+            scores.append(sum(logp[t - 1, inputs["input_ids"][0, t]] for t in range(start, end)))
+        found.append(scores)
+    return found
+
+
+def naive_loss(scores, examples, beta=0.1):
+    losses = []
+    for (chosen, rejected), example in zip(scores, [e for e in examples if e.pair], strict=True):
+        margin = (chosen - example.pair.reference[0]) - (rejected - example.pair.reference[1])
+        losses.append(-torch.log(torch.sigmoid(beta * margin)))
+    return sum(losses) / len(losses)
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def largest(gradients):
+    return max(float(gradient.abs().max()) for gradient in gradients.values())
+
+
+def largest_difference(one, two):
+    assert one.keys() == two.keys()
+    return max(float((one[name] - two[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("model_type", SHARING)
+def test_a_shared_row_gives_the_log_probabilities_of_two_rows(folders, examples, model_type):
+    """Experts are grouped in float32 at most."""
+    folder, experts = folders(model_type), model_type.endswith("_moe")
+    model, encoder = model_of(folder, torch.float32 if experts else torch.float64), encoder_of(folder)
+    with torch.no_grad():
+        naive = torch.tensor(naive_scores(model, encoder, examples), dtype=torch.float64)
+        for one_row in (encoder, encoder_of(folder, shared=False)):
+            found, close = Dpo(chunk_size=3).look(model, one_row(examples)), 1e-5 if experts else 1e-9
+            torch.testing.assert_close(found, naive, rtol=close, atol=close)
+
+
+def test_a_model_with_linear_attention_gets_two_rows_and_the_same_figures(folders, examples):
+    folder = folders("qwen3_5")
+    model, encoder = model_of(folder), encoder_of(folder, shared=False)
+    with torch.no_grad():
+        naive = torch.tensor(naive_scores(model, encoder, examples[:1]), dtype=torch.float64)
+        torch.testing.assert_close(Dpo().look(model, encoder(examples[:1])), naive, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_loss_and_gradient_are_those_of_the_equation(tiny, examples, shared):
+    model, encoder = model_of(tiny), encoder_of(tiny, shared=shared)
+    naive = naive_loss(naive_scores(model, encoder, examples), examples)
+    expected = gradients(model, naive)
+    result = Dpo(chunk_size=3).loss(model, encoder(examples), ONE | {"pairs": 1 / 3})
+    assert float(result.loss) == pytest.approx(float(naive), rel=1e-9)
+    found = gradients(model, result.loss)
+    assert largest_difference(expected, found) < 1e-6 * largest(expected)
+
+
+def test_another_chosen_answer_leaves_the_rejected_one_s_score_as_it_is_to_the_bit(tiny, processor_folder):
+    model, encoder = model_of(tiny), encoder_of(tiny)
+    page = draw_page(0, processor_folder, grid=(5, 3))
+    with torch.no_grad():
+        one, two = (Dpo().look(model, encoder([pair_of(page, chosen)])) for chosen in ("total", "price"))
+    assert one[0, 1] == two[0, 1] and one[0, 0] != two[0, 0]
+
+
+def with_reference(batch, reference):
+    return batch | {"reference": reference}
+
+
+def test_the_first_step_has_margin_zero_and_loss_log_2_and_swapped_sides_turn_the_margin(tiny, examples, batch):
+    model = model_of(tiny)
+    reference = Dpo().look(model, batch)
+    first = Dpo().loss(model, with_reference(batch, reference), ONE).sums
+    assert float(first["margin"]) == 0.0 and float(first["dpo"]) == pytest.approx(3 * math.log(2))
+    swapped = []
+    for example in examples:
+        if example.pair:
+            (question, chosen), pair = example.turns[0], example.pair
+            pair = Pair(pair.id, chosen, (pair.reference[1], pair.reference[0]))
+            example = Example(**vars(example) | {"turns": ((question, example.pair.rejected),), "pair": pair})
+        swapped.append(example)
+    one = Dpo().loss(model, batch, ONE).sums
+    two = Dpo().loss(model, encoder_of(tiny)(swapped), ONE).sums
+    assert float(two["margin"]) == pytest.approx(-float(one["margin"]), rel=1e-9) and float(one["margin"]) != 0
+    assert float(two["chosen"]) == pytest.approx(float(one["rejected"]), rel=1e-9)
+
+
+def test_the_gradient_reaches_the_encoder_unless_it_is_frozen(tiny, batch):
+    model = model_of(tiny)
+    name = "model.visual.patch_embed.proj.weight"
+    freeze(model, [])
+    assert gradients(model, Dpo().loss(model, batch, ONE).loss)[name].abs().max() > 0
+    freeze(model, ["vision_encoder"])
+    assert name not in gradients(model, Dpo().loss(model, batch, ONE).loss)
+
+
+def test_without_weight_the_vision_loss_leaves_dpo_s_gradient_and_with_it_adds_dv_sft_s(tiny, batch):
+    from dvsft.trainer.methods.dv_sft import DvSft
+
+    model = model_of(tiny)
+    dpo = gradients(model, Dpo().loss(model, batch, ONE).loss)
+    assert largest_difference(dpo, gradients(model, DvDpo(vision_weight=0.0).loss(model, batch, ONE).loss)) < 1e-12
+    both = DvDpo(vision_weight=0.5, chosen_weight=2.0).loss(model, batch, ONE)
+    chosen = batch | {"labels": batch["labels"].where(batch["branch"] != branches.REJECTED, IGNORE)}
+    added = DvSft(vision_weight=0.5 / 2.0).loss(model, chosen, ONE)
+    assert float(both.loss) == pytest.approx(float(Dpo().loss(model, batch, ONE).loss) + 2.0 * float(added.loss))
+    expected = {name: dpo[name] + 2.0 * grad for name, grad in gradients(model, added.loss).items()}
+    assert largest_difference(expected, gradients(model, both.loss)) < 1e-6 * largest(expected)
+    figures = DvDpo().figures(
+        {k: float(v) for k, v in both.sums.items()}, {"pairs": 3, "text_labels": 9, "vision_labels": 19}
+    )
+    assert figures["vision_loss"] == pytest.approx(float(both.sums["vision"]) / 19)
+
+
+def test_counts_are_of_pairs_and_of_the_tokens_of_chosen_answers(tiny, examples, batch):
+    encoder = encoder_of(tiny)
+    spans = [encoder.answer_spans(example)[0] for example in examples if example.pair]
+    for one_row in (batch, encoder_of(tiny, shared=False)(examples)):
+        counts = {name: int(value) for name, value in DvDpo().count(one_row).items()}
+        assert counts == {
+            "pairs": 3,
+            "text_labels": sum(end - start for start, end in spans),
+            "vision_labels": sum(len(example.patch_index) for example in examples),
+        }
+    nothing = encoder([FILLER])
+    assert not any(int(value) for value in DvDpo().count(nothing).values())
+    assert float(Dpo().loss(model_of(tiny), nothing, ONE).loss) == 0.0
+
+
+def test_the_reference_of_a_lora_is_the_model_with_its_adapters_off(tiny, batch):
+    model = model_of(tiny)
+    plain = Dpo().look(model, batch)
+    torch.manual_seed(0)
+    add_lora(model, Lora(rank=2, alpha=4))
+    model = model.double()
+    assert torch.equal(Dpo().look(model, batch), plain)
+
+
+# Runs.
+
+
+def with_pairs(page, count=1):
+    """Its questions' answers are the chosen ones; each is preferred to another word."""
+    pairs = []
+    for k, qa in enumerate(page["qa"][:count]):
+        chosen = qa["answers"][0]
+        pairs.append(
+            {
+                "pair_id": f"{page['id']}-{k}",
+                "question_id": qa["question_id"],
+                "prompt": f"{qa['question']} Answer with a word.",
+                "chosen": chosen,
+                "rejected": "nothing at all" if k else "noon",
+                "chosen_score": 1.0,
+                "rejected_score": 0.0,
+                "chosen_count": 9,
+                "rejected_count": 3,
+                "samples": 16,
+                "rule": "answer",
+            }
+        )
+    return page | {"pairs": pairs}
+
+
+@pytest.fixture(scope="module")
+def shard(processor_folder, tmp_path_factory):
+    """Six pages of two pairs each, two texts of one, and a page without."""
+    pages = [with_pairs(draw_page(number, processor_folder), 2) for number in range(6)]
+    pages += [with_pairs(text_page(n, processor_folder, [(f"What comes after {n}?", f"{n + 1}")])) for n in (6, 7)]
+    pages.append(draw_page(8, processor_folder) | {"pairs": []})
+    return write_shard(tmp_path_factory.mktemp("pairs") / "0.parquet", pages, processor_folder)
+
+
+def config_of(output, tiny, shard, method="dpo", **changes):
+    settings = {
+        "data__dataset": [{"labels": [str(shard)], "ask": "pairs"}],
+        "optimizer__global_batch": 4,
+        "optimizer__epochs": 2,
+        "model__freeze": [],
+        "optimizer__warmup_ratio": 0.0,
+    }
+    return make_config(output, tiny, shard, method=method, **settings | changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, shard, tmp_path_factory):
+    output = tmp_path_factory.mktemp("dpo") / "run"
+    train(config_of(output, tiny, shard))
+    return output
+
+
+def test_a_run_prefers_the_chosen_answers_and_begins_at_log_2(trained):
+    losses, accuracy = series(trained, "dpo_loss"), series(trained, "pair_accuracy")
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6) and series(trained, "margin")[0] == pytest.approx(
+        0, abs=1e-6
+    )
+    assert losses[-1] < 0.3 and accuracy[-1] == 1.0
+    assert series(trained, "pairs") == [4, 4, 4, 2] * 2  # 14 pairs per epoch
+    assert series(trained, "rejected_gain")[-1] < series(trained, "chosen_gain")[-1]
+
+
+def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(trained, tiny, shard):
+    table = pq.read_table(trained / "reference.parquet").to_pydict()
+    pairs = {pair["pair_id"]: pair for row in pq.read_table(shard).to_pylist() for pair in row["pairs"]}
+    assert set(table["pair_id"]) == set(pairs) and len(table["pair_id"]) == 14
+    model, encoder = model_of(tiny), encoder_of(tiny)
+    rows = {pair["pair_id"]: row for row in pq.read_table(shard).to_pylist() for pair in row["pairs"]}
+    for name, chosen, rejected, tokens in list(zip(*(table[c] for c in list(table)[:4]), strict=True))[:3]:
+        page = rows[name] | {"patch_index": [], "token_id": []}
+        example = pair_of(page, pairs[name]["chosen"], pairs[name]["rejected"])
+        example = Example(**vars(example) | {"turns": ((pairs[name]["prompt"], pairs[name]["chosen"]),)})
+        with torch.no_grad():
+            ((s_c, s_r),) = naive_scores(model, encoder, [example])
+        assert (chosen, rejected) == pytest.approx((float(s_c), float(s_r)), rel=1e-5)
+        ((start, end),) = encoder.answer_spans(example)
+        assert tokens == end - start
+
+
+class Killed(BaseException):
+    """No error that anything catches."""
+
+
+def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, tiny, shard, tmp_path, monkeypatch):
+    real = training.train_step
+    calls: list[None] = []
+
+    def step(*arguments):
+        calls.append(None)
+        if len(calls) == 6:
+            raise Killed
+        return real(*arguments)
+
+    config = config_of(tmp_path / "run", tiny, shard, checkpoint__resume_every=4)
+    monkeypatch.setattr(training, "train_step", step)
+    with pytest.raises(Killed):
+        train(config)
+    monkeypatch.setattr(training, "train_step", real)
+    file = tmp_path / "run/reference.parquet"
+    assert file.read_bytes() == (trained / "reference.parquet").read_bytes()
+    hidden = file.rename(tmp_path / "elsewhere")
+    with pytest.raises(ResumeError, match=r"reference.parquet is not there, and the model has learned for 4 steps"):
+        train(config, resume=True)
+    hidden.rename(file)
+    train(config, resume=True)
+    assert file.read_bytes() == (trained / "reference.parquet").read_bytes()
+    assert series(tmp_path / "run", "dpo_loss") == pytest.approx(series(trained, "dpo_loss"), abs=1e-6)
+
+
+def test_sft_on_pairs_is_one_line_of_difference_and_learns_the_chosen_answers(trained, tiny, shard, tmp_path):
+    train(config_of(tmp_path / "run", tiny, shard, method="sft", optimizer__max_steps=2))
+    assert series(tmp_path / "run", "text_loss") and not (tmp_path / "run/reference.parquet").exists()
+    # the same pairs in the same order, so that the answer tokens counted are the chosen ones'
+    assert series(tmp_path / "run", "text_labels") == series(trained, "text_labels")[:2]
+
+
+def test_settings_that_give_no_pairs_or_cannot_mask_are_refused(tiny, shard, tmp_path):
+    with pytest.raises(ConfigError, match=r'ask = "qa", and method.name = "dpo" learns from pairs'):
+        make_config(tmp_path, tiny, shard, method="dpo")
+    with pytest.raises(ConfigError, match=r'set model.attention = "sdpa"'):
+        config_of(tmp_path, tiny, shard, model__attention="flash_attention_2")
+    with pytest.raises(ConfigError, match='questions_per_page = 2 beside ask = "pairs"'):
+        config_of(tmp_path, tiny, shard, data__dataset=[{"labels": ["x"], "ask": "pairs", "questions_per_page": 2}])
+
+
+def test_over_long_pairs_are_dropped_and_counted_by_the_length_they_really_have(tiny, shard, tmp_path):
+    from dvsft.trainer.batch import make_example
+    from dvsft.trainer.plan import make_plan
+    from dvsft.trainer.train import open_data
+
+    config = config_of(tmp_path, tiny, shard, optimizer__epochs=1)
+    mixture, encoder = open_data(config, tiny)
+    samples = make_plan(config, mixture).samples
+    for sample in (sample for sample in samples if sample):
+        made = encoder([make_example(mixture, sample)])
+        # the newline behind the chosen answer's turn is cut off
+        blank = 0 if mixture.read(sample)["rows"] else 4
+        assert mixture.length(sample) == made["input_ids"].shape[1] - blank + 1
+    longest = max(mixture.length(sample) for sample in samples if sample)
+    plan = make_plan(config_of(tmp_path, tiny, shard, optimizer__epochs=1, data__max_length=longest - 1), mixture)
+    assert plan.dropped["over_long"] >= 1 and plan.dropped["page_without_pair"] == 1
