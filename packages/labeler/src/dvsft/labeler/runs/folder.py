@@ -183,5 +183,8 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
         return {"engine": "render", **labeler, **resolved(config.render), **kept}
+    if source.own_words:
+        ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
+        return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}
     labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}
