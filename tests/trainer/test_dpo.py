@@ -351,7 +351,8 @@ def trl_trainer(model, folder, output):
     """TRL's own, over three pairs about drawn pages."""
     from datasets import Dataset as Table
     from PIL import Image
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     processor = AutoProcessor.from_pretrained(folder)
     processor.image_processor.size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
@@ -395,7 +396,7 @@ def in_shared_rows(theirs, pad):
     mask = torch.stack([F.pad(torch.ones_like(row), (width - len(row), 0)) for row in chosen])
     spans = [(int((real[k] & ~answer[k]).sum()), len(chosen[k])) for k in range(half)]
     rejected = [ids[half + k][answer[half + k]].tolist() for k in range(half)]
-    image = int(ids[0][theirs["mm_token_type_ids"][0] == 1][0]) if "mm_token_type_ids" in theirs else None
+    image = int(ids[0][theirs["mm_token_type_ids"][0] == 1][0])
     columns = {"input_ids": left, "attention_mask": mask, "mm_token_type_ids": (left == image).long()}
     batch = branches.append_rejected(columns, spans, rejected, pad)
     batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
