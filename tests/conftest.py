@@ -16,7 +16,6 @@ import pytest
 import s3
 from support import ROOT, SAMPLES
 
-
 SLOW_FILES = (
     "cluster/test_flink",
     "trainer/test_train",

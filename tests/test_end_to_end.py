@@ -1,5 +1,5 @@
-"""From text to a judged checkpoint: label, train, predict, score, look, by the verbs that a user types. Training runs in
-a process of its own; the others share this one, because each would import torch for ten seconds."""
+"""From text to a judged checkpoint: label, train, predict, score, look, by the verbs that a user types. Training runs
+in a process of its own; the others share this one, because each would import torch for ten seconds."""
 
 import json
 import subprocess
