@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from dvsft.labeler.sources.layouts import LAYOUTS
+from dvsft.labeler.words.formats import FORMATS
 from dvsft.patchlabels import command, settings
 from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
 
@@ -33,8 +34,10 @@ FONTS: tuple[Font, ...] = get_args(Font)
 
 if TYPE_CHECKING:
     Kind = str
+    Format = str
 else:
     Kind = Literal[tuple(LAYOUTS)]
+    Format = Literal[tuple(FORMATS)]
 
 DEVICE = re.compile(r"cpu|gpu(:\d+)?")
 
@@ -81,7 +84,30 @@ class Source(Settings):
     """Of the pictures made from pages of PDFs; points times dpi / 72 are px."""
     text_layer: Literal["use", "ignore"] = "ignore"
     """"use" takes the words of a PDF's page from its own text layer, where it has one, instead of OCR."""
+    words: str = ""
+    """Folder or glob of the files with the words of each page, found by others; for kind "words" by default those
+    beside the pages."""
+    format: Format | Literal[""] = ""
+    """What the files of words are."""
+    snap: bool = False
+    """Tighten the boxes of such words to their ink."""
+    boxes: Literal["auto", "upright", "stored"] = "auto"
+    """Whether boxes of such words are on the upright page, or on the picture as it is stored, before its EXIF
+    orientation turns it; "auto" goes by the shape of the page in the file of words."""
     draw: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _words_fit_kind(self) -> Source:
+        own = LAYOUTS[self.kind].own_words
+        must = own == "must"
+        if (self.words or self.format) and not own:
+            kinds = ", ".join(f'"{kind}"' for kind, layout in LAYOUTS.items() if layout.own_words)
+            raise ConfigError(f'words and format belong to kind = {kinds}, found kind = "{self.kind}"')
+        if must and not self.format:
+            raise ConfigError(f'kind = "{self.kind}" needs format, one of {", ".join(FORMATS)}')
+        if bool(self.words) != bool(self.format) and not must:
+            raise ConfigError(f"found words = {self.words!r} and format = {self.format!r}, expected both or none")
+        return self
 
     @model_validator(mode="after")
     def _draw_fits_kind(self) -> Source:
@@ -97,6 +123,11 @@ class Source(Settings):
     @property
     def slug(self) -> str:
         return f"{self.dataset}-{self.split}"
+
+    @property
+    def own_words(self) -> bool:
+        """Whether words come from files instead of OCR."""
+        return bool(self.format)
 
     @property
     def rendered(self) -> bool:
@@ -177,8 +208,16 @@ class Labels(Settings):
     """Words of more tokens get no label."""
     max_height: Positive = 3.0
     """Taller words get no label; in patches."""
+    min_height: Positive | None = None
+    """Lower words get no label, in pixels of the image that the encoder sees; by default there is no limit, as in the
+    paper. With a limit, thumbnails get labels too, where the word passes it there."""
     leading_space: bool = False
     """Tokenize " word" and not "word"."""
+    rule: Literal["corner", "subword"] = "corner"
+    """"corner": a word's first token labels the patch that holds its bottom-right corner (the paper). "subword": each
+    of its tokens labels the patch in which its last glyph ends."""
+    contested: Literal["drop", "set"] = "drop"
+    """What a patch of several words gets: "drop" no label (the paper), "set" all of them."""
 
 
 class Render(Settings):
@@ -252,7 +291,7 @@ class Config(Settings):
 
     @property
     def needs_ocr(self) -> bool:
-        return not all(source.rendered for source in self.source)
+        return not all(source.rendered or source.own_words for source in self.source)
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""
@@ -272,7 +311,8 @@ def parse(stored: Mapping[str, Any]) -> Config:
 def extras(config: Config, out: str = "") -> list[str]:
     """The extras of dvsft-labeler that a run of this config into `out` imports."""
     schemes = {"s3": "aws", "gs": "gcp", "hdfs": "hadoop"}
-    places = [out, config.filter.perplexities, *(source.path for source in config.source)]
+    inputs = [place for source in config.source for place in (source.path, source.words)]
+    places = [out, config.filter.perplexities, *inputs]
     needed = {schemes[scheme] for scheme in (place.partition("://")[0] for place in places) if scheme in schemes}
     if config.needs_ocr and config.ocr.engine == "paddleocr":
         needed.add("paddleocr")
