@@ -63,7 +63,7 @@ def test_names_of_control_tokens_are_text_in_another_process_too(used_processor)
     sent = pickle.loads(pickle.dumps(used_processor))
     words = ["<|image_pad|>", "incomprehensibilities", "42"]
     assert sent.token_ids(words, leading_space=True) == used_processor.token_ids(words, leading_space=True)
-    assert sent.grid == used_processor.grid
+    assert sent.layout == used_processor.layout
 
 
 def test_other_words_get_the_ids_they_always_got():

@@ -62,8 +62,8 @@ SHAPED_LANGUAGES = ("ar", "fa", "ur", "he", "hi", "mr", "ne")
 
 @dataclass(frozen=True)
 class Fonts:
-    """first: those of which each page draws one. others: those that draw what it lacks. shaping: whether words that need
-    it are drawn at all. A font is a name of the package, or a file; `file.ttc#2` is the third of a collection."""
+    """first: those of which each page draws one. others: those that draw what it lacks. shaping: whether words that
+    need it are drawn at all. A font is a name of the package, or a file; `file.ttc#2` is the third of a collection."""
 
     first: tuple[str, ...] = FONTS
     others: tuple[str, ...] = ()
@@ -94,19 +94,28 @@ JOINERS = {"\u200c", "\u200d"}
 
 def open_fonts(settings: Render) -> Fonts:
     """The fonts of a run. Raises ConfigError that names what to install."""
-    for font in settings.fonts:
+    return _open_fonts(settings.fonts, settings.languages)
+
+
+@lru_cache
+def _open_fonts(fonts: tuple[str, ...], languages: tuple[str, ...]) -> Fonts:
+    for font in fonts:
         if font not in FONTS:
             _require_font(font)
-    if needs := [language for language in settings.languages if language in SHAPED_LANGUAGES]:
+    if needs := [language for language in languages if language in SHAPED_LANGUAGES]:
         _require_shaping(needs)
-    own = [system_font(language) for language in settings.languages]
-    return Fonts(settings.fonts, tuple(dict.fromkeys(own)), shaping=bool(needs))
+    own = [system_font(language) for language in languages]
+    return Fonts(fonts, tuple(dict.fromkeys(own)), shaping=bool(needs))
 
 
 def needs_shaping(word: str) -> bool:
     """Whether its glyphs depend on their neighbors: letters that join, marks, writing from right to left."""
     characters = unicodedata.normalize("NFC", word)
     return any(unicodedata.bidirectional(c) in SHAPED or unicodedata.category(c).startswith("M") for c in characters)
+
+
+def runs_from_left(word: str) -> bool:
+    return "L" in map(unicodedata.bidirectional, word) and not is_rtl(word)
 
 
 def is_rtl(word: str) -> bool:
@@ -145,8 +154,8 @@ def characters_of(font: str) -> frozenset[str]:
 def font_file(font: str) -> Iterator[tuple[str, int]]:
     """(path, number within the file) of a font."""
     if font in FONTS:
-        with as_file(files("dvsft.labeler") / "fonts" / f"{font}.ttf") as path:
-            yield str(path), 0
+        with as_file(files("dvsft.labeler") / "fonts" / f"{font}.ttf") as packaged:
+            yield str(packaged), 0
     else:
         path, _, number = font.partition("#")
         yield path, int(number or 0)
@@ -170,6 +179,6 @@ def _require_font(font: str) -> None:
 def _require_shaping(languages: Sequence[str]) -> None:
     if not (features.check("raqm") and features.check("fribidi")):
         raise ConfigError(
-            f"render.languages has {', '.join(languages)}, whose letters must be shaped, but Pillow finds no libraqm or "
-            "no libfribidi; apt-get install libfribidi0"
+            f"render.languages has {', '.join(languages)}, whose letters must be shaped, but Pillow finds no libraqm "
+            "or no libfribidi; apt-get install libfribidi0"
         )

@@ -19,6 +19,7 @@ from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Source, parse
 from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
@@ -61,8 +62,15 @@ class Run:
         """The label rules of a source. Rendered words are whole by construction, so none is dropped for its size."""
         labels = self.config.labels
         if self.source(slug).rendered:
-            return Policy(max_tokens=None, max_height=None, leading_space=labels.leading_space)
-        return Policy(labels.max_tokens, labels.max_height, labels.leading_space)
+            return Policy(None, None, labels.leading_space, labels.min_height, labels.rule, labels.contested)
+        return Policy(
+            labels.max_tokens,
+            labels.max_height,
+            labels.leading_space,
+            labels.min_height,
+            labels.rule,
+            labels.contested,
+        )
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
@@ -74,7 +82,7 @@ class Run:
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
         return Metadata(
-            layout=processor.grid.layout_spec(),
+            layout=processor.layout,
             tokenizer=dict(self.tokenizer),
             policy=self.policy(slug).to_dict(),
             producer=dict(self.producers[slug]),
@@ -122,7 +130,7 @@ def same_run_is_there(run: Run) -> bool:
 
 def save(run: Run, processor: Path) -> None:
     """Write the processor's files and run.json, which comes last: where it is, the folder is ready."""
-    for name in FILES:
+    for name in (name for name in FILES if (processor / name).is_file()):
         files.write_bytes(files.join(run.out, "processor", name), (processor / name).read_bytes())
     text = json.dumps(_settings(run), indent=2, sort_keys=True) + "\n"
     files.write_bytes(_run_file(run.out), text.encode())
@@ -160,13 +168,15 @@ def _plan(config: Config, source: Source) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return without_undrawn_answers(plan, config.render.fonts) if source.rendered else plan
+    return without_undrawn_answers(plan, open_fonts(config.render)) if source.rendered else plan
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **resolved(config.render), **kept}
+        found = open_fonts(config.render).identity()
+        drawn = {**resolved(config.render), **({"font_files": found} if found else {})}
+        return {"engine": "render", **labeler, **drawn, **kept}
     labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}
