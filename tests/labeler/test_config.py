@@ -47,6 +47,7 @@ def test_defaults_are_the_papers_rules():
         ),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
         ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
+        ({"render": {"fonts": ["Comic"]}}, "fonts: found 'Comic', expected a font file (.ttf, .otf, .ttc) or a name"),
         ({"render": {"fonts": []}}, "render.fonts = [], expected at least 1"),
         (
             {"model": {"processor": "p", "min_pixels": 9, "max_pixels": 8}},
