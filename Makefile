@@ -32,7 +32,7 @@ labels-env: | $(UV)  ## install the labeler alone into .venvs/labels
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
 
 labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=... any Beam option"
-	@extras=$$($(LABELS) run -q --no-sync python -m dvsft.labeler.config "$(CONFIG)" "$(OUT)") && \
+	@extras=$$($(LABELS) run -q --no-sync python -m dvsft.labeler.config --config "$(CONFIG)" --out "$(OUT)" $(ARGS)) && \
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync dvsft label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 

@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub; before anything imports its client
 
 import pytest
+import s3
 from support import ROOT, SAMPLES
 
 
@@ -55,6 +56,22 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Bucket]:
+    with s3.served() as served:
+        yield served
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the bucket "labels" on a server on loopback, and the environment that leads there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_server.client
 
 
 @pytest.fixture(scope="session")

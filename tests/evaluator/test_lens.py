@@ -169,6 +169,25 @@ def test_words_are_read_of_the_chosen_row_groups_alone_and_a_shard_is_opened_twi
     assert max(opened.count(shard) for shard in three_shards) <= 2
 
 
+def test_pages_on_s3_are_those_of_a_local_folder_and_each_row_group_is_read_once(three_shards, bucket, monkeypatch):
+    import s3fs.core
+
+    ranges, real = [], s3fs.core.S3File._fetch_range
+    watched = lambda file, *ends: ranges.append((file.path, *ends)) or real(file, *ends)  # noqa: E731
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", watched)
+    for shard in three_shards:
+        bucket.upload_file(str(shard), "labels", f"lens/{shard.name}")
+    found = lens.find_shards("s3://labels/lens")
+    assert found == [f"s3://labels/lens/{shard.name}" for shard in three_shards]
+    here, there = lens.choose(three_shards, 18), lens.choose(found, 18)
+    assert [page.row for page in there] == [page.row for page in here]
+    for _ in range(2):
+        assert [page.read_image() for page in there] == [page.read_image() for page in here]
+    image = len(here[0].read_image())
+    groups = [one for one in ranges if one[1] and one[2] - one[1] > image]  # from 0 on it is the footer of a small file
+    assert len(groups) == len(set(groups)) == 9
+
+
 def test_labels_of_version_1_are_looked_at_alike(three_shards):
     before = [page.row for page in lens.choose(three_shards, 7)]
     for shard in three_shards:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from dvsft.labeler.config import FONTS, ConfigError, extras, load, parse
+from dvsft.labeler.config import FONTS, ConfigError, extras, load, main, parse
 from dvsft.patchlabels import command
 from dvsft.patchlabels.settings import resolved
 
@@ -81,6 +81,16 @@ def test_extras_are_those_the_run_imports(tmp_path):
     assert extras(parse({**MINIMAL, "filter": {"perplexities": "gs://bucket/p"}})) == ["gcp"]
     assert extras(parse({**MINIMAL, "source": [{"kind": "documents", "path": "EdinburghNLP/xsum"}]})) == ["hub"]
     assert extras(parse({**MINIMAL, "ocr": paddle, "source": [{"kind": "squad", "path": str(tmp_path)}]})) == []
+
+
+def test_extras_are_those_of_the_settings_that_the_command_changes(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('[[source]]\nkind = "images"\npath = "pages"\n[model]\nprocessor = "p"\n')
+    run = ["--config", str(tmp_path / "run.toml"), "--out", "s3://bucket/out", "--runner=FlinkRunner"]
+    changed = ["ocr.engine=paddleocr", "ocr.det_model=d", "ocr.rec_model=r", "ocr.backend=onnxruntime"]
+    assert main([*run, *(f"--set={change}" for change in changed)]) == 0
+    assert capsys.readouterr().out == "--extra aws --extra paddleocr\n"
+    assert command.run(main, [*run, "--set=ocr.engin=x"]) == 2
+    assert "ocr.engin (did" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines/configs").glob("*.toml")), ids=lambda path: path.stem)

@@ -69,7 +69,7 @@ def test_text_without_spaces_splits_into_whole_tokens(text, processor):
     units = processor.units(text.split())
     assert "".join(units) == text and len(units) > 5
     whole = processor.tokenizer.encode(text).ids
-    assert [token for ids in processor.token_ids(units, False) for token in ids] == whole
+    assert [token for tokens in processor.tokens(units, False) for token in tokens.ids] == whole
 
 
 def test_a_run_splits_at_the_tokenizers_words_and_beside_other_scripts_only_there(qwen):
@@ -86,7 +86,7 @@ def test_each_wide_character_is_drawn_in_a_cell_of_its_own_and_the_last_one_gets
     labels = assign(words, processor.tokens([w.text for w in words], False), SPEC.fit(page.width, page.height),
                     Policy(None, None, False))  # fmt: skip
     assert labels.label_word == list(range(len(words))) and set(labels.reasons) == {None}
-    firsts = [ids[0] for ids in processor.token_ids([word.text for word in words], False)]
+    firsts = [tokens.ids[0] for tokens in processor.tokens([word.text for word in words], False)]
     assert labels.token_id == firsts
     cols = page.width // SIDE
     for word, patch in zip(words, labels.patch_index, strict=True):

@@ -7,13 +7,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from support import SPECS, spec_of
 
 from dvsft.labeler.config import FONTS
+from dvsft.labeler.labels.assign import Policy, Tokens, assign
 from dvsft.labeler.labels.fonts import Fonts
 from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec
+
+RENDERED = Policy(max_tokens=None, max_height=None, leading_space=False)
 
 GRID = GridSpec(16, 2, 65536, 2097152)
 SPEC = GRID.layout_spec()
@@ -160,6 +164,54 @@ def test_a_text_that_fits_in_some_shape_is_drawn_in_that_shape(number):
     narrow = GridSpec(16, 2, 65536, 65536).layout_spec()
     page = render("Yes we can do this and that", str(number), narrow)
     assert page.width * page.height == 65536
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_no_family_resamples_what_is_drawn_for_it_and_every_word_has_a_patch_of_its_own(family):
+    spec = spec_of(family)
+    for text in ("a b", TEXT[:300] if family == "llava" else TEXT):
+        page = render(text, family, spec)
+        views = [view for view in spec.fit(page.width, page.height).views if not view.thumbnail]
+        assert all(view.scale == pytest.approx((1, 1)) for view in views)
+        assert all(float(view.x[-1, 1]) <= page.width and float(view.y[-1, 1]) <= page.height for view in views)
+        tokens = [Tokens([1], [len(word.text)]) for word in page.words]
+        labels = assign(page.words, tokens, spec.fit(page.width, page.height), RENDERED)
+        assert [word.text for word in page.words] == text.split()
+        if family == "llava_onevision":  # 6 px at the end of each tile are seen by no token
+            assert len(labels.patch_index) > 0.9 * len(page.words)
+        else:
+            assert labels.reasons == [None] * len(page.words)
+        assert all(word.box[3] - word.box[1] >= 5 for word in page.words if word.text.isalpha())
+
+
+def test_a_longer_text_gets_more_tiles():
+    pages = [render(TEXT * n, spec=spec_of("internvl")) for n in (1, 4)]
+    assert [(page.width, page.height) for page in pages] == [(448, 448), (1344, 448)]
+    with pytest.raises(Unusable, match="largest page"):
+        render(TEXT * 60, spec=spec_of("internvl"))
+
+
+def test_low_patches_get_lines_of_several():
+    page = render(TEXT, spec=spec_of("pixtral"))  # 16 px a patch
+    assert all(word.box[0] % 16 == 0 for word in page.words)
+    assert len({word.box[1] // 32 for word in page.words}) == page.height // 32
+    assert max(word.box[3] - word.box[1] for word in page.words) > 16
+
+
+def test_ends_of_drawn_characters_lie_between_their_ink():
+    page = render("lil mom a\u0301 il", spec=SPEC)
+    for word in page.words[:2]:
+        ends = np.array(word.ends) - word.box[0]
+        assert len(ends) == 3 and (np.diff(ends) > 0).all() and ends[-1] == word.box[2] - word.box[0]
+    narrow, wide = page.words[0].ends, page.words[1].ends
+    assert narrow and wide
+    x0, _, x1, _ = page.words[1].box
+    assert wide[0] - x0 > 0.3 * (x1 - x0)  # m, the first of mom, is more than a third of it
+    x0, y0, x1, y1 = (int(edge) for edge in page.words[3].box)
+    inked = np.flatnonzero(ink_of(page)[y0:y1, x0:x1].any(axis=0))
+    (gap,) = np.flatnonzero(np.diff(inked) > 1)  # between i and l
+    assert page.words[3].ends and inked[gap] <= page.words[3].ends[0] - x0 <= inked[gap + 1]
+    assert page.words[2].ends is None  # drawn as one letter, written as two
 
 
 def test_another_side_draws_on_another_grid():

@@ -16,6 +16,7 @@ from support import SAMPLES, as_version_1, draw_page, encode, read_all, run_file
 from tokenizers import Tokenizer
 
 from dvsft.labeler import stages as transforms
+from dvsft.labeler.commands import label as label_command
 from dvsft.labeler.commands import relabel
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import stats
@@ -89,8 +90,15 @@ def test_all_threads_of_a_process_share_one_engine(write_config, label, tmp_path
         (tmp_path / f"pages/{number}.png").write_bytes(encode(draw_page(f"Number {number}")))
     made = []
     monkeypatch.setattr(transforms, "make_engine", lambda settings: made.append(make_engine(settings)) or made[-1])
-    assert label(write_config("images", tmp_path / "pages"), tmp_path / "out", "--threads=3") == 0
+    config, out = write_config("images", tmp_path / "pages"), tmp_path / "out"
+    assert label(config, out, "--threads=3") == 0
     assert len(made) == 1
+    monkeypatch.setattr(label_command, "make_engine", made.append)
+    assert label(config, out) == 0
+    assert len(made) == 1  # nothing was missing
+    next(out.glob("labels/*/*.parquet")).unlink()
+    assert label(config, out) == 0
+    assert len(made) == 3
 
 
 def test_a_second_run_does_only_what_is_missing(squad_config, label, tmp_path):

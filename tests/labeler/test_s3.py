@@ -4,20 +4,7 @@ import json
 import subprocess
 import sys
 
-import pytest
-import s3
 from support import ROOT, SAMPLES
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """A bucket on a server on loopback, and the environment that leads there."""
-    with s3.served() as served, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", served.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "x")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield served.client
 
 
 def keys(client) -> dict[str, str]:

@@ -278,5 +278,5 @@ def test_every_layout_of_the_list_reads_what_the_list_says():
         assert callable(module.records)
         assert hasattr(module, "hub_records") == layout.on_hub
         assert Source(kind=kind, path="x").rendered == layout.rendered
-    with pytest.raises(ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images"):
+    with pytest.raises(ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images, words"):
         parse({"model": {"processor": "p"}, "source": [{"kind": "nonsense", "path": "x"}]})

@@ -54,13 +54,18 @@ class Dataset(Settings):
     """Label shards that are drawn from in one way."""
 
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Folders or globs of label shards."""
+    """Folders or globs of label shards, local or addresses such as s3://bucket/folder."""
     questions_per_page: Literal[0, 1, 2, "all"] = 1
     """1 or 2 drawn at random per epoch (two make one conversation of two turns), or "all", each a sample of its own. 0
     shows the labeled pages without any question: only their vision labels train."""
     ask: Literal["qa", "transcription", "pairs"] = "qa"
     """"qa" asks the questions of the page; "transcription" asks for all its words instead, in one turn per page, and
     needs no questions; "pairs" takes its preference pairs, each a sample, with their stored prompts."""
+
+    weight: Positive = 1.0
+    """How often its samples are seen per epoch: 2 draws them twice, 0.5 half of them, others in other epochs."""
+    max_pages: Count | None = None
+    """At most so many of the pages that can be used, drawn by `seed` for all epochs; by default all."""
 
     @property
     def vision_only(self) -> bool:
@@ -94,6 +99,11 @@ class Data(Settings):
     """Longest sample in tokens, image included; longer ones are left out and counted."""
     workers: Whole = 4
     """Processes per rank that make batches ahead; 0 makes them between steps."""
+    cache: str = ""
+    """Folder on a local disk for row groups of the shards that were read and hold pages of samples to come, by default
+    below the system's temporary folder. It is emptied when the run ends."""
+    cache_gib: NotNegative = 16.0
+    """How much the cache may hold, per machine. What does not fit is read again for every sample; 0 keeps nothing."""
 
     @model_validator(mode="after")
     def _smallest_below_largest(self) -> Data:

@@ -25,6 +25,7 @@ from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, Reference, make_example
+from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.config import Config, load
 from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
 from dvsft.trainer.families import ModelError, family_in, model_type_in
@@ -50,7 +51,7 @@ def train(config: Config, resume: bool = False) -> None:
     output, base = Path(config.output), local_folder(config.model.path)
     engines.as_rank_0(lambda: checkpoint.refuse_other_run(output, resume))
 
-    mixture, encoder = open_data(config, base)
+    mixture, encoder = open_data(config, base, GroupCache(config.data.cache, config.data.cache_gib))
     plan = make_plan(config, mixture)
     model = SupervisedModel(load_model(base, config.model, config.seed), config.method)
     engine = engines.start_engine(model, config, world_size, plan.steps)
@@ -83,6 +84,7 @@ def train(config: Config, resume: bool = False) -> None:
             checkpoint.save_state(engine, output / "state", step)
             saved = step
     checkpoint.remove_state(output / "state")
+    mixture.forget()
 
 
 def check_frozen(engine: Any, frozen: str, device: torch.device) -> None:
@@ -128,12 +130,12 @@ def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encod
     return get_reference(Path(config.output) / "reference.parquet", local_folder(config.model.path), ids, measure, done)
 
 
-def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
+def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
     processor, grid, tokenizer_sha256 = load_processor(base, config.data)
     pairs, shared = config.method.pairs, model_type_in(base) in family_in(base).SHARES_PROMPTS
     encoder = Encoder(processor, family_in(base), grid, pairs, shared)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths()), encoder
+    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
 
 
 def load_batches(

@@ -26,7 +26,7 @@ from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import attempts, progress, stats
-from dvsft.labeler.runs.folder import RESULTS, Run, prepare
+from dvsft.labeler.runs.folder import RESULTS, Run, is_whole, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, Labeling, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = beam_options(beam_flags)
     FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
     config = load(known.config, known.overrides)
-    if config.needs_ocr and runs_here(options):
+    if config.needs_ocr and runs_here(options) and not is_whole(known.out):
         make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
     run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)

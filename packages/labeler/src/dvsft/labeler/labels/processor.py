@@ -35,10 +35,6 @@ class Processor:
         """A pickled tokenizer forgets that names of control tokens are text."""
         return _unpickled, (self.layout, self.tokenizer.to_str())
 
-    def token_ids(self, words: Sequence[str], leading_space: bool) -> list[list[int]]:
-        """All token ids of each word on its own, no special tokens added."""
-        return [list(tokens.ids) for tokens in self.tokens(words, leading_space)]
-
     def units(self, words: Sequence[str]) -> list[str]:
         """Words as they are drawn and labeled, see `units`."""
         encodings = self.tokenizer.encode_batch(list(words), add_special_tokens=False)

@@ -95,7 +95,7 @@ class Run:
 def prepare(config: Config, out: str) -> Run:
     """Check everything that can be checked before the first page, then open the run folder or make it.
 
-    Raises ConfigError, GridError, EngineError, SourceError, or RunError where the folder holds another run.
+    Raises ConfigError, LayoutError, EngineError, SourceError, or RunError where the folder holds another run.
     """
     if not config.source:
         raise ConfigError("no [[source]]; name at least one dataset to label")
@@ -126,6 +126,14 @@ def same_run_is_there(run: Run) -> bool:
         "CONFIG=<config>"
     )
     return is_same_run(run.out, saved, _settings(run), cure, CHANGES_NO_LABEL)
+
+
+def is_whole(out: str) -> bool:
+    """Whether a folder holds a run with all its shards."""
+    if not files.exists(_run_file(out)):
+        return False
+    there = files.sizes(files.join(out, RESULTS))
+    return all(f"{shard.slug}/{shard.name}.parquet" in there for shard in load(out).shards())
 
 
 def save(run: Run, processor: Path) -> None:
@@ -178,5 +186,8 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
         found = open_fonts(config.render).identity()
         drawn = {**resolved(config.render), **({"font_files": found} if found else {})}
         return {"engine": "render", **labeler, **drawn, **kept}
+    if source.own_words:
+        ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
+        return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}
     labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

@@ -27,6 +27,7 @@ from dvsft.labeler.scans import Scan, scans_of
 from dvsft.labeler.sources import hub
 from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
+from dvsft.labeler.words.scans import with_their_words, words_of_file
 from dvsft.patchlabels import image, rows
 from dvsft.patchlabels.layout import Layout, LayoutError
 from dvsft.patchlabels.rows import Metadata
@@ -72,7 +73,7 @@ class PageLabeler:
 
     @property
     def needs_engine(self) -> bool:
-        return not self.source.rendered
+        return not (self.source.rendered or self.source.own_words)
 
     def opened(self) -> PageLabeler:
         """The same with an engine of its own, where the source needs one. Raises EngineError."""
@@ -83,7 +84,9 @@ class PageLabeler:
         if self.source.rendered:
             return [page]
         opened = or_reject(page.id, lambda: scans_of(page, _read(page, self.source)))
-        return [opened] if isinstance(opened, Reject) else list(opened)
+        if isinstance(opened, Reject):
+            return [opened]
+        return with_their_words(page, opened, self.source) if self.source.own_words else list(opened)
 
     def __call__(self, item: Item) -> Results:
         """Raises EngineError only."""
@@ -94,16 +97,18 @@ class PageLabeler:
         return [or_reject(item.page.id, partial(self._label_scan, item))]
 
     def _label_scan(self, scan: Scan) -> Row:
-        assert self.engine is not None, "a labeler that is not opened"
         scan = scan if scan.data else replace(scan, data=_read(scan.page, self.source))
         return label_scan(scan, self.source, self.engine, self.processor, self.policy)
 
 
-def label_scan(scan: Scan, source: Source, engine: Reader, processor: Processor, policy: Policy) -> Row:
-    """A page of a file -> its row. Raises Unusable."""
+def label_scan(scan: Scan, source: Source, engine: Reader | None, processor: Processor, policy: Policy) -> Row:
+    """A page of a file -> its row. engine: not needed for words from files. Raises Unusable."""
     page, picture = scan.page, scan.picture(source.dpi)
     _require_layout(processor, picture.size)
-    words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
+    if scan.words is not None:
+        words, misaligned = words_of_file(scan, picture, source), 0
+    else:
+        words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
     lost = {"misaligned": misaligned}
     return make_row(page.id, scan.stored(picture), page.path, picture.size, words, lost, page.qa, processor, policy)
 
@@ -116,7 +121,8 @@ def _text_layer(scan: Scan, source: Source, size: tuple[int, int]) -> tuple[list
     return (words, unreadable) if words else None
 
 
-def _read_words(picture: Image.Image, engine: Reader) -> tuple[list[Word], int]:
+def _read_words(picture: Image.Image, engine: Reader | None) -> tuple[list[Word], int]:
+    assert engine is not None, "a labeler that is not opened"
     try:
         return engine.read(picture)
     except EngineError:  # a thread's own models that cannot be loaded: of the run, not of this page

@@ -235,11 +235,11 @@ def warnings(stats: Mapping[str, Any]) -> list[str]:
     """A line for each source whose words mostly fall together."""
     shares = {slug: words_alone(counts) for slug, counts in stats.items()}
     return [
-        f"{slug}: only {share:.0%} of its words have a visual token of their own, so that the others get no label; "
-        'take a model or pixel limits with more visual tokens per page, or set labels.contested = "set" or '
-        'labels.rule = "subword" (docs/reference/labels.md)'
+        f"{slug}: only {share:.0%} of its words have a visual token of their own, and the others get no label; "
+        'take a model or pixel limits with more visual tokens per page, or keep them with labels.contested = "set" '
+        "(docs/reference/labels.md)"
         for slug, share in shares.items()
-        if share is not None and share < LEAST_ALONE
+        if share is not None and share < LEAST_ALONE and Counter(stats[slug])["dropped.contested"]
     ]
 
 
