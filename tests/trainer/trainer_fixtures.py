@@ -109,6 +109,34 @@ def text_page(number, processor_folder, qa):
     return page | nothing | {"image": None, "image_sha256": None}
 
 
+def on_pairs(shard):
+    """Settings: the preference pairs of a shard."""
+    return {"data__dataset": [{"labels": [str(shard)], "ask": "pairs"}]}
+
+
+def with_pairs(page, count=1):
+    """Its questions' answers are the chosen ones; each is preferred to another word."""
+    pairs = []
+    for k, qa in enumerate(page["qa"][:count]):
+        chosen = qa["answers"][0]
+        pairs.append(
+            {
+                "pair_id": f"{page['id']}-{k}",
+                "question_id": qa["question_id"],
+                "prompt": f"{qa['question']} Answer with a word.",
+                "chosen": chosen,
+                "rejected": "nothing at all" if k else "noon",
+                "chosen_score": 1.0,
+                "rejected_score": 0.0,
+                "chosen_count": 9,
+                "rejected_count": 3,
+                "samples": 16,
+                "rule": "answer",
+            }
+        )
+    return page | {"pairs": pairs}
+
+
 def write_toml(path, config):
     """A Config as a TOML file; returns its path."""
 
