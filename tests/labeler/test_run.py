@@ -45,6 +45,12 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
             last_pixel = word["box"][2] - 1, word["box"][3] - 1
             assert patch == last_pixel[1] // 32 * row["cols"] + last_pixel[0] // 32
             assert token == tokenizer.encode(word["text"], add_special_tokens=False).ids[0]
+    bundled = [row for path in sorted((SAMPLES / "labels").glob("*.parquet")) for row in rows.read(path)]
+    assert len(bundled) == 8
+    for old, new in zip(bundled, found, strict=False):
+        assert [old[name] for name in ("id", "patch_index", "token_id", "qa")] == [
+            new[name] for name in ("id", "patch_index", "token_id", "qa")
+        ], "samples/labels: make labels, and copy the first two shards of squad-train"
 
 
 def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
