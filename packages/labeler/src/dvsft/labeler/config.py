@@ -208,8 +208,16 @@ class Labels(Settings):
     """Words of more tokens get no label."""
     max_height: Positive = 3.0
     """Taller words get no label; in patches."""
+    min_height: Positive | None = None
+    """Lower words get no label, in pixels of the image that the encoder sees; by default there is no limit, as in the
+    paper. With a limit, thumbnails get labels too, where the word passes it there."""
     leading_space: bool = False
     """Tokenize " word" and not "word"."""
+    rule: Literal["corner", "subword"] = "corner"
+    """"corner": a word's first token labels the patch that holds its bottom-right corner (the paper). "subword": each
+    of its tokens labels the patch in which its last glyph ends."""
+    contested: Literal["drop", "set"] = "drop"
+    """What a patch of several words gets: "drop" no label (the paper), "set" all of them."""
 
 
 class Render(Settings):

@@ -60,6 +60,8 @@ def execute(run: Run, label_shards: Labeling, options: PipelineOptions) -> int:
     files.remove_temporary(run.out, before=started)
     made = stats.read(run.out)
     print(f"\n{stats.funnel(made)}\n\nlabels:  {results}/*/*.parquet")
+    for warning in stats.warnings(made):
+        print(f"warning: {warning}", file=sys.stderr)
     share, limit = stats.reject_share(made), run.config.output.max_reject_share
     if share:
         print(f"rejects: {share:.2%} of all pages, with reasons in {files.join(run.out, 'rejects')}")

@@ -1,8 +1,9 @@
-"""Text -> a picture drawn on the patch grid, word by word. arXiv 2605.26656, label-to-image construction.
+"""Text -> a picture drawn on the model's patches, word by word. arXiv 2605.26656, label-to-image construction.
 
 Every word starts on a patch boundary and lines keep to patch rows, so a word's bottom-right corner lies in the last
-patch it covers. One dark and one light color, either way round. The picture is one that the model's resize leaves
-untouched. The paper gives no font, size or page width: these are ours, drawn by page id and seed.
+patch it covers, which no other word touches. One dark and one light color, either way round. The picture is one that
+the model's resize leaves untouched. The paper gives no font, size or page width: these are ours, drawn by page id and
+seed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
 from dvsft.labeler.config import FONTS
+from dvsft.labeler.labels.canvas import Canvas, Place, canvas_of
 from dvsft.labeler.page import Unusable
 from dvsft.labeler.word import Word
-from dvsft.patchlabels.grid import GridError, GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
 GAP = 8  # px of ground after a word, so that neighbors never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
@@ -49,21 +51,23 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Tile:
-    """coverage: (side, width) uint8, the ink of a word cut at its left and right. top, bottom: its rows."""
+    """coverage: (side, width) uint8, the ink of a word cut at its left and right. top, bottom: its rows. ends: px from
+    the left to the right edge of each character; None where the font draws other characters than the word has."""
 
     coverage: np.ndarray
     top: int
     bottom: int
+    ends: tuple[float, ...] | None
 
 
 def render_page(
-    text: str, grid: GridSpec, *, page_id: str, seed: int, font_sizes: Sequence[int], fonts: Sequence[str] = FONTS
+    text: str, spec: LayoutSpec, *, page_id: str, seed: int, font_sizes: Sequence[int], fonts: Sequence[str] = FONTS
 ) -> Rendered:
     """Draw the words of `text` (see `visible_words`) in one of `fonts`. Same arguments, same bytes.
 
     A word with a character it lacks is drawn in the next of `fonts` that has it; one that none has is left out and
-    counted. Raises Unusable if nothing is left to draw, or if the page would exceed the grid's max_pixels at the
-    smallest size.
+    counted. Raises Unusable if nothing is left to draw, or if the words fill more than the largest page at the smallest
+    size.
     """
     rng = random.Random(f"{seed}:{page_id}")
     first = rng.randrange(len(fonts))
@@ -71,19 +75,20 @@ def render_page(
     size, aspect = rng.randint(font_sizes[0], font_sizes[1]), rng.uniform(*ASPECTS)
     ink, ground = pick_colors(rng)
     words = visible_words(text)
-    _require_short(words, grid)
-    drawable = [
-        (word, font) for word in words if (font := _font_for(word, fonts)) and _tile(font, size, grid.side, word)
-    ]
+    pages = canvas_of(spec)
+    _require_short(words, pages)
+    side = pages.cell * pages.line
+    drawable = [(word, font) for word in words if (font := _font_for(word, fonts)) and _tile(font, size, side, word)]
     if not drawable:
         raise Unusable("render", "no_glyph", f"found {len(words)} words, none of which the fonts can draw")
-    tiles, (places, rows, cols) = _largest_that_fits(drawable, grid, range(size, font_sizes[0] - 1, -1), aspect)
-    canvas = np.zeros((rows * grid.side, cols * grid.side), np.uint8)
+    tiles, place = _largest_that_fits(drawable, pages, range(size, font_sizes[0] - 1, -1), aspect)
+    canvas = np.zeros((place.height, place.width), np.uint8)
     drawn = []
-    for (word, _), tile, (row, col) in zip(drawable, tiles, places, strict=True):
-        x, y, width = col * grid.side, row * grid.side, tile.coverage.shape[1]
-        canvas[y : y + grid.side, x : x + width] = tile.coverage
-        drawn.append(Word(word, (x, y + tile.top, x + width, y + tile.bottom), 1.0))
+    for (word, _), tile, (row, col) in zip(drawable, tiles, place.cells, strict=True):
+        x, y, width = col * pages.cell, row * pages.cell, tile.coverage.shape[1]
+        canvas[y : y + side, x : x + width] = tile.coverage
+        ends = tile.ends and tuple(x + end for end in tile.ends)
+        drawn.append(Word(word, (x, y + tile.top, x + width, y + tile.bottom), 1.0, ends))
     return Rendered(
         png=_encode(canvas, ink, ground),
         width=canvas.shape[1],
@@ -94,15 +99,16 @@ def render_page(
 
 
 def _largest_that_fits(
-    words: Sequence[tuple[str, str]], grid: GridSpec, sizes: Iterable[int], aspect: float
-) -> tuple[list[Tile], tuple[list[tuple[int, int]], int, int]]:
-    """The tiles of (word, font) pairs, and `_lay_out` of them, at the first of `sizes` that fits. Raises Unusable."""
+    words: Sequence[tuple[str, str]], pages: Canvas, sizes: Iterable[int], aspect: float
+) -> tuple[list[Tile], Place]:
+    """The tiles of (word, font) pairs, and their places, at the first of `sizes` that fits. Raises Unusable."""
+    side = pages.cell * pages.line
     for size in sizes:
-        tiles = [tile for word, font in words if (tile := _tile(font, size, grid.side, word))]
-        page = _lay_out([tile.coverage.shape[1] for tile in tiles], grid, aspect)
-        if page is not None:
-            return tiles, page
-    message = f"{len(words)} words do not fit in {grid.max_pixels} pixels; split the text"
+        tiles = [tile for word, font in words if (tile := _tile(font, size, side, word))]
+        place = pages.lay_out([tile.coverage.shape[1] + GAP for tile in tiles], aspect)
+        if place is not None:
+            return tiles, place
+    message = f"{len(words)} words do not fit on the largest page that the model takes as it is; split the text"
     raise Unusable("render", "text_too_long", message)
 
 
@@ -121,9 +127,9 @@ def undrawn_answer(text: str, answer: str, fonts: Sequence[str]) -> bool:
     return wanted in " ".join(words) and wanted not in " ".join(drawn)
 
 
-def _require_short(words: Sequence[str], grid: GridSpec) -> None:
+def _require_short(words: Sequence[str], pages: Canvas) -> None:
     """Refuse a word that no page has room for before it is drawn: no letter is narrower than an eighth of a line."""
-    most = grid.max_pixels // grid.side**2 * 8
+    most = pages.most * 8
     longest = max(map(len, words), default=0)
     if longest > most:
         raise Unusable("render", "text_too_long", f"found a word of {longest} characters, a page holds {most} at most")
@@ -147,42 +153,6 @@ def pick_colors(rng: random.Random) -> tuple[Color, Color]:
         light = (rng.randrange(144, 256), rng.randrange(144, 256), rng.randrange(144, 256))
         if contrast(dark, light) >= CONTRAST:
             return (dark, light) if rng.random() < 0.5 else (light, dark)
-
-
-def _lay_out(widths: Sequence[int], grid: GridSpec, aspect: float) -> tuple[list[tuple[int, int]], int, int] | None:
-    """Flow words of these widths (px) into lines: (row, col) of each, rows, cols. None if the page gets too big."""
-    spans = [math.ceil((width + GAP) / grid.side) for width in widths]
-    if sum(spans) * grid.side**2 > grid.max_pixels:
-        return None
-    # A page of fewer patches would be enlarged, so a short text gets the shape of the smallest page, the rest blank.
-    patches = max(sum(spans), math.ceil(grid.min_pixels / grid.side**2))
-    wanted = round(math.sqrt(patches * aspect))
-    for cols in sorted(range(max(spans), patches + 1), key=lambda cols: abs(cols - wanted)):
-        places, rows = _flow(spans, cols)
-        missing = grid.min_pixels - rows * cols * grid.side**2
-        rows += max(0, math.ceil(missing / (cols * grid.side**2)))  # blank lines
-        if _is_kept(rows, cols, grid):
-            return places, rows, cols
-    return None
-
-
-def _flow(spans: Sequence[int], cols: int) -> tuple[list[tuple[int, int]], int]:
-    places, row, col = [], 0, 0
-    for span in spans:
-        if col + span > cols:
-            row, col = row + 1, 0
-        places.append((row, col))
-        col += span
-    return places, row + 1
-
-
-def _is_kept(rows: int, cols: int, grid: GridSpec) -> bool:
-    """Whether the model's resize leaves a page of this many patches as it is."""
-    try:
-        fitted = grid.fit(cols * grid.side, rows * grid.side)
-    except GridError:
-        return False
-    return (fitted.rows, fitted.cols) == (rows, cols)
 
 
 def _encode(canvas: np.ndarray, ink: Color, ground: Color) -> bytes:
@@ -247,7 +217,9 @@ def _draw_tile(font: str, size: int, side: int, word: str) -> Tile | None:
     if not len(inked_cols):
         return None
     cut = np.ascontiguousarray(coverage[:, inked_cols[0] : inked_cols[-1] + 1])
-    return Tile(cut, int(inked_rows[0]), int(inked_rows[-1]) + 1)
+    lengths = [1 - left - inked_cols[0] + loaded.getlength(text[: end + 1]) for end in range(len(text))]
+    ends = (*(min(max(0.0, float(x)), cut.shape[1]) for x in lengths[:-1]), float(cut.shape[1]))
+    return Tile(cut, int(inked_rows[0]), int(inked_rows[-1]) + 1, ends if text == word else None)
 
 
 _kept_tile = lru_cache(maxsize=20_000)(_draw_tile)

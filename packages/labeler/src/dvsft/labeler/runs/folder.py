@@ -61,8 +61,15 @@ class Run:
         """The label rules of a source. Rendered words are whole by construction, so none is dropped for its size."""
         labels = self.config.labels
         if self.source(slug).rendered:
-            return Policy(max_tokens=None, max_height=None, leading_space=labels.leading_space)
-        return Policy(labels.max_tokens, labels.max_height, labels.leading_space)
+            return Policy(None, None, labels.leading_space, labels.min_height, labels.rule, labels.contested)
+        return Policy(
+            labels.max_tokens,
+            labels.max_height,
+            labels.leading_space,
+            labels.min_height,
+            labels.rule,
+            labels.contested,
+        )
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
@@ -74,7 +81,7 @@ class Run:
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
         return Metadata(
-            layout=processor.grid.layout_spec(),
+            layout=processor.layout,
             tokenizer=dict(self.tokenizer),
             policy=self.policy(slug).to_dict(),
             producer=dict(self.producers[slug]),
@@ -87,7 +94,7 @@ class Run:
 def prepare(config: Config, out: str) -> Run:
     """Check everything that can be checked before the first page, then open the run folder or make it.
 
-    Raises ConfigError, GridError, EngineError, SourceError, or RunError where the folder holds another run.
+    Raises ConfigError, LayoutError, EngineError, SourceError, or RunError where the folder holds another run.
     """
     if not config.source:
         raise ConfigError("no [[source]]; name at least one dataset to label")
@@ -130,7 +137,7 @@ def is_whole(out: str) -> bool:
 
 def save(run: Run, processor: Path) -> None:
     """Write the processor's files and run.json, which comes last: where it is, the folder is ready."""
-    for name in FILES:
+    for name in (name for name in FILES if (processor / name).is_file()):
         files.write_bytes(files.join(run.out, "processor", name), (processor / name).read_bytes())
     text = json.dumps(_settings(run), indent=2, sort_keys=True) + "\n"
     files.write_bytes(_run_file(run.out), text.encode())

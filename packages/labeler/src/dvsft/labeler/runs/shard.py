@@ -28,7 +28,7 @@ from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
 from dvsft.labeler.words.scans import with_their_words, words_of_file
 from dvsft.patchlabels import image, rows
-from dvsft.patchlabels.grid import Grid, GridError
+from dvsft.patchlabels.layout import Layout, LayoutError
 from dvsft.patchlabels.rows import Metadata
 
 Row = dict[str, Any]
@@ -103,7 +103,7 @@ class PageLabeler:
 def label_scan(scan: Scan, source: Source, engine: Reader | None, processor: Processor, policy: Policy) -> Row:
     """A page of a file -> its row. engine: not needed for words from files. Raises Unusable."""
     page, picture = scan.page, scan.picture(source.dpi)
-    _require_grid(processor, picture.size)
+    _require_layout(processor, picture.size)
     if scan.words is not None:
         words, misaligned = words_of_file(scan, picture, source), 0
     else:
@@ -134,7 +134,7 @@ def label_text(page: Page, settings: Render, processor: Processor, policy: Polic
     """A text -> the row of its rendered page. Raises Unusable."""
     drawn = render_page(
         page.text or "",
-        processor.grid,
+        processor.layout,
         page_id=page.id,
         seed=settings.seed,
         font_sizes=settings.font_sizes,
@@ -160,19 +160,20 @@ def make_row(
     size: (width, height) px. lost: words that never reached `words`, by reason. Raises Unusable.
     """
     words = [_as_stored(word) for word in words]
-    grid = _require_grid(processor, size)
-    token_ids = processor.token_ids([word.text for word in words], policy.leading_space)
-    assignment = assign(words, token_ids, grid, policy)
+    layout = _require_layout(processor, size)
+    tokens = processor.tokens([word.text for word in words], policy.leading_space)
+    assignment = assign(words, tokens, layout, policy)
+    grid_rows, grid_cols = layout.grid or (None, None)
     dropped = {**dict.fromkeys(rows.DROP_REASONS, 0), **lost, **assignment.dropped()}
     return {
         "id": page_id,
         "image": {"bytes": data, "path": path},
         "image_sha256": hashlib.sha256(data).hexdigest(),
-        "width": grid.width,
-        "height": grid.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "visual_tokens": len(grid),
+        "width": layout.width,
+        "height": layout.height,
+        "rows": grid_rows,
+        "cols": grid_cols,
+        "visual_tokens": layout.visual_tokens,
         "words": [vars(word) for word in words],
         "patch_index": assignment.patch_index,
         "token_id": assignment.token_id,
@@ -238,10 +239,10 @@ def _read(page: Page, source: Source) -> bytes:
         raise Unusable("read", "unreadable", str(error)) from error
 
 
-def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
+def _require_layout(processor: Processor, size: tuple[int, int]) -> Layout:
     try:
-        return processor.grid.fit(*size)
-    except GridError as error:
+        return processor.layout.fit(*size)
+    except LayoutError as error:
         raise Unusable("grid", "no_grid", str(error)) from error
 
 
