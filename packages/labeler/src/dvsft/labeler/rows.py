@@ -15,7 +15,7 @@ from dvsft.labeler.config import Labels, Model
 from dvsft.labeler.labels.processor import Processor, find_processor, open_processor
 from dvsft.labeler.page import Unusable
 from dvsft.labeler.runs import shard
-from dvsft.labeler.runs.folder import ocr_policy
+from dvsft.labeler.runs.folder import policy_of
 from dvsft.labeler.runs.shard import Row
 from dvsft.labeler.word import Box, Word
 from dvsft.patchlabels import image as images
@@ -36,10 +36,10 @@ def make_row(
 ) -> Row:
     """The row of one page, labeled, as `dvsft.patchlabels.rows` describes it.
 
-    image: an encoded image, the file of one, or a picture, which is stored as PNG. words: Word(text, box, confidence) or
-    (text, box), boxes (x0, y0, x1, y1) in px of the upright image, y down, half-open; a text has no white space. qa:
-    {"question_id", "question", "answers"} each. model: its processor, which is opened once. labels: the label rules, by
-    default the paper's. row_id: by default the name of the file, or the sha256 of the image.
+    image: an encoded image, the file of one, or a picture, which is stored as PNG. words: Word(text, box, confidence)
+    or (text, box), boxes (x0, y0, x1, y1) in px of the upright image, y down, half-open; a text has no white space.
+    qa: {"question_id", "question", "answers"} each. model: its processor, which is opened once. labels: the label
+    rules, by default the paper's. row_id: by default the name of the file, or the sha256 of the image.
 
     Raises Unusable for an image that cannot be labeled, ConfigError for a processor that is not there, ValueError for a
     text with white space.
@@ -55,7 +55,7 @@ def make_row(
     path = Path(image).name if isinstance(image, (str, Path)) else None
     name = row_id or path or hashlib.sha256(data).hexdigest()
     asked = [{**question, "answers": list(question["answers"])} for question in qa]
-    return shard.make_row(name, data, path, size, found, {}, asked, _opened(model), ocr_policy(labels or Labels()))
+    return shard.make_row(name, data, path, size, found, {}, asked, _opened(model), policy_of(labels or Labels()))
 
 
 def write_rows(
@@ -75,7 +75,7 @@ def write_rows(
     metadata = Metadata(
         layout=_opened(model).layout,
         tokenizer={"name": model.processor, "sha256": tokenizer_sha256(find_processor(model.processor))},
-        policy=ocr_policy(labels or Labels()).to_dict(),
+        policy=policy_of(labels or Labels()).to_dict(),
         producer={"engine": "make_row"},
         dataset=dataset,
         split=split,
