@@ -39,6 +39,7 @@ ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
 """Shares: every answer token, labeled visual token and image counts one."""
 
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
+SPEC = GRID.layout_spec()
 
 
 def write_shard(path, pages, processor_folder, grid=GRID, policy=None):
