@@ -28,10 +28,11 @@ from dvsft.trainer.batch import Encoder, Reference, make_example
 from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.card import model_card
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
+from dvsft.trainer.data import Mixture, Sample, micro_batches
 from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
+from dvsft.trainer.pages import DataError
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.reference import Measured, get_reference, measure_pairs
