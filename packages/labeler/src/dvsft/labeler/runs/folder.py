@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dvsft.labeler import files
-from dvsft.labeler.config import Config, ConfigError, Source, parse
+from dvsft.labeler.config import Config, ConfigError, Labels, Source, parse
 from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
@@ -59,17 +60,10 @@ class Run:
 
     def policy(self, slug: str) -> Policy:
         """The label rules of a source. Rendered words are whole by construction, so none is dropped for its size."""
-        labels = self.config.labels
+        policy = policy_of(self.config.labels)
         if self.source(slug).rendered:
-            return Policy(None, None, labels.leading_space, labels.min_height, labels.rule, labels.contested)
-        return Policy(
-            labels.max_tokens,
-            labels.max_height,
-            labels.leading_space,
-            labels.min_height,
-            labels.rule,
-            labels.contested,
-        )
+            return replace(policy, max_tokens=None, max_height=None, min_confidence=0.0)
+        return policy
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
@@ -89,6 +83,11 @@ class Run:
             split=source.split,
             fingerprint=self.planned[slug].fingerprint,
         )
+
+
+def policy_of(labels: Labels) -> Policy:
+    """The label rules for words that were read or given."""
+    return Policy(**resolved(labels))
 
 
 def prepare(config: Config, out: str) -> Run:
@@ -175,14 +174,16 @@ def _plan(config: Config, source: Source) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return without_undrawn_answers(plan, config.render.fonts) if source.rendered else plan
+    return without_undrawn_answers(plan, open_fonts(config.render)) if source.rendered else plan
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **resolved(config.render), **kept}
+        found = open_fonts(config.render).identity()
+        drawn = {**resolved(config.render), **({"font_files": found} if found else {})}
+        return {"engine": "render", **labeler, **drawn, **kept}
     if source.own_words:
         ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
         return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}
