@@ -13,7 +13,30 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub; before anything imports its client
 
 import pytest
+import s3
 from support import ROOT, SAMPLES
+
+SLOW_FILES = (
+    "cluster/test_flink",
+    "trainer/test_train",
+    "test_end_to_end",
+    "labeler/test_attempts",
+    "pipelines/test_study",
+    "labeler/test_s3",
+    "trainer/test_oracle",
+    "trainer/test_resume",
+    "labeler/test_run",
+    "labeler/test_real_data",
+    "labeler/test_perplexity",
+    "evaluator/test_predict",
+    "test_packaging",
+)
+"""The longest first: a worker that begins one of them last works on it alone, while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"tests/{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +78,22 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Bucket]:
+    with s3.served() as served:
+        yield served
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the bucket "labels" on a server on loopback, and the environment that leads there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_server.client
 
 
 @pytest.fixture(scope="session")

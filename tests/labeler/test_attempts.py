@@ -1,7 +1,6 @@
 """Workers die. No page is blamed for it but one that ends a process of its own, and what was finished is kept."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -128,13 +127,9 @@ def test_a_child_that_cannot_start_blames_no_page(importable, tmp_path, monkeypa
         list(child.each_alone(deadly.Deadly(str(tmp_path), broken), PAGES, Kept()))
 
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["dvsft.labeler.commands.label"])
-
-
-def start(config, out, every=0.05):
-    flags = ["--config", str(config), "--out", str(out), "--threads=2"]
-    process = PROCESSES.Process(target=deadly.label, args=(flags, every))
+def start(config, out, *flags, every=0.05):
+    every_flag = ["--config", str(config), "--out", str(out), "--threads=2", *flags]
+    process = deadly.PROCESSES.Process(target=deadly.label, args=(every_flag, every))
     process.start()
     return process
 
@@ -171,6 +166,24 @@ def test_ten_kills_at_random_moments_and_a_finish_make_the_bytes_of_an_undisturb
     last.join()
     assert last.exitcode == 0
     assert run_files(out) == run_files(tmp_path / "whole")
+
+
+def test_the_end_of_a_worker_process_of_beam_by_sigterm_is_no_death(documents, tmp_path):
+    config, out = documents([f"slow-{n:02d}" for n in range(24)], pages_per_shard=24), tmp_path / "out"
+    client = start(config, out, "--direct_running_mode=multi_processing", "--direct_num_workers=1", every=1e9)
+    wait_for(client, lambda: notes(out))
+    time.sleep(0.9)  # a page takes 0.4
+    (shell,) = children(client.pid)
+    (worker,) = children(shell)
+    os.kill(worker, signal.SIGTERM)
+    client.join()
+    assert client.exitcode == 1
+    assert list(out.glob("labels/*/*.part-00000")) and not notes(out)
+
+
+def children(process: int) -> list[int]:
+    threads = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(pid) for thread in threads for pid in thread.read_text().split()]
 
 
 def test_a_time_limit_shorter_than_a_shard_ends_some_day(documents, label, tmp_path):

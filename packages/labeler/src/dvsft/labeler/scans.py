@@ -10,18 +10,21 @@ from PIL import Image
 
 from dvsft.labeler import pdf
 from dvsft.labeler.page import Page, Unusable
+from dvsft.labeler.words.foreign import PageWords
 from dvsft.patchlabels import image
 
 
 @dataclass(frozen=True)
 class Scan:
     """One page of a file. page: with an id of its own. frame: which picture of the file, as the format counts from 0.
-    of: how many pages the file has. data: the whole file; empty where it is to be read again."""
+    of: how many pages the file has. data: the whole file; empty where it is to be read again. words: where they come
+    from a file."""
 
     page: Page
     frame: int
     of: int
     data: bytes = field(repr=False)
+    words: PageWords | None = field(default=None, repr=False)
 
     def picture(self, dpi: int) -> Image.Image:
         """Upright RGB. dpi: of a page of a PDF. Raises Unusable."""

@@ -30,6 +30,9 @@ MANY_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")
 MAX_FRAMES = 10_000
 """Pictures of one file; a file with more is refused."""
 
+ORIENTATION = 0x0112
+"""EXIF 2.32."""
+
 NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101
 """TIFF 6.0, page 36: bit 0 of this tag says that a picture is a smaller version of another, bit 2 that it is a mask."""
 
@@ -62,6 +65,15 @@ def decode(data: bytes, frame: int = 0) -> Image.Image:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError("truncated", f"the {image.format} data cannot be decoded: {error}") from error
+
+
+def orientation(data: bytes, frame: int = 0) -> int:
+    """EXIF's orientation of a picture as it is stored, 1 to 8, which `decode` undoes. Raises ImageError."""
+    image = _open(data)
+    if frame:
+        image.seek(frame)
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
 
 
 def frames(data: bytes) -> list[int]:

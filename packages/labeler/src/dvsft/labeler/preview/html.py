@@ -22,7 +22,6 @@ from dvsft.labeler.runs.folder import Run, load
 from dvsft.labeler.runs.plan import Shard
 from dvsft.labeler.word import words_of_row
 from dvsft.patchlabels import image, rows, webpage
-from dvsft.patchlabels.grid import Grid
 
 REJECTS = 200  # shown per source; the others are counted
 
@@ -77,9 +76,9 @@ def _pages(run: Run, slug: str, limit: int) -> Iterator[dict[str, Any]]:
 def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[str, Any]:
     words = words_of_row(row["words"])
     policy = run.policy(shard.slug)
-    token_ids = processor.token_ids([word.text for word in words], policy.leading_space)
-    grid = Grid(row["rows"], row["cols"], row["width"], row["height"], processor.grid.side)
-    reasons = assign(words, token_ids, grid, policy).reasons
+    word_tokens = processor.tokens([word.text for word in words], policy.leading_space)
+    layout = processor.layout.fit(row["width"], row["height"])
+    reasons = assign(words, word_tokens, layout, policy).reasons
     tokens = [_text(processor.tokenizer, token) for token in row["token_id"]]
     picture = image.decode(row["image"]["bytes"])
     return {

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from dvsft.labeler import files
 from dvsft.labeler.page import Page, Reject
@@ -99,11 +100,17 @@ def ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _leave_and_end)
+    before = handle_sigterm()
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def handle_sigterm() -> Any:
+    """From now on SIGTERM ends this process with its attempts left in order. To be called on the main thread; returns
+    the handler before."""
+    return signal.signal(signal.SIGTERM, _leave_and_end)
 
 
 def _leave_and_end(number: int, _: FrameType | None) -> None:

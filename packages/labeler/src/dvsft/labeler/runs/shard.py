@@ -16,6 +16,7 @@ from PIL import Image
 from dvsft.labeler import files, pdf
 from dvsft.labeler.config import Ocr, Render, Source
 from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import Processor
 from dvsft.labeler.labels.render import render_page
 from dvsft.labeler.ocr.engines import make_engine
@@ -26,8 +27,9 @@ from dvsft.labeler.scans import Scan, scans_of
 from dvsft.labeler.sources import hub
 from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
+from dvsft.labeler.words.scans import with_their_words, words_of_file
 from dvsft.patchlabels import image, rows
-from dvsft.patchlabels.grid import Grid, GridError
+from dvsft.patchlabels.layout import Layout, LayoutError
 from dvsft.patchlabels.rows import Metadata
 
 Row = dict[str, Any]
@@ -71,7 +73,7 @@ class PageLabeler:
 
     @property
     def needs_engine(self) -> bool:
-        return not self.source.rendered
+        return not (self.source.rendered or self.source.own_words)
 
     def opened(self) -> PageLabeler:
         """The same with an engine of its own, where the source needs one. Raises EngineError."""
@@ -82,7 +84,9 @@ class PageLabeler:
         if self.source.rendered:
             return [page]
         opened = or_reject(page.id, lambda: scans_of(page, _read(page, self.source)))
-        return [opened] if isinstance(opened, Reject) else list(opened)
+        if isinstance(opened, Reject):
+            return [opened]
+        return with_their_words(page, opened, self.source) if self.source.own_words else list(opened)
 
     def __call__(self, item: Item) -> Results:
         """Raises EngineError only."""
@@ -93,16 +97,18 @@ class PageLabeler:
         return [or_reject(item.page.id, partial(self._label_scan, item))]
 
     def _label_scan(self, scan: Scan) -> Row:
-        assert self.engine is not None, "a labeler that is not opened"
         scan = scan if scan.data else replace(scan, data=_read(scan.page, self.source))
         return label_scan(scan, self.source, self.engine, self.processor, self.policy)
 
 
-def label_scan(scan: Scan, source: Source, engine: Reader, processor: Processor, policy: Policy) -> Row:
-    """A page of a file -> its row. Raises Unusable."""
+def label_scan(scan: Scan, source: Source, engine: Reader | None, processor: Processor, policy: Policy) -> Row:
+    """A page of a file -> its row. engine: not needed for words from files. Raises Unusable."""
     page, picture = scan.page, scan.picture(source.dpi)
-    _require_grid(processor, picture.size)
-    words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
+    _require_layout(processor, picture.size)
+    if scan.words is not None:
+        words, misaligned = words_of_file(scan, picture, source), 0
+    else:
+        words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
     lost = {"misaligned": misaligned}
     return make_row(page.id, scan.stored(picture), page.path, picture.size, words, lost, page.qa, processor, policy)
 
@@ -115,7 +121,8 @@ def _text_layer(scan: Scan, source: Source, size: tuple[int, int]) -> tuple[list
     return (words, unreadable) if words else None
 
 
-def _read_words(picture: Image.Image, engine: Reader) -> tuple[list[Word], int]:
+def _read_words(picture: Image.Image, engine: Reader | None) -> tuple[list[Word], int]:
+    assert engine is not None, "a labeler that is not opened"
     try:
         return engine.read(picture)
     except EngineError:  # a thread's own models that cannot be loaded: of the run, not of this page
@@ -128,11 +135,12 @@ def label_text(page: Page, settings: Render, processor: Processor, policy: Polic
     """A text -> the row of its rendered page. Raises Unusable."""
     drawn = render_page(
         page.text or "",
-        processor.grid,
+        processor.layout,
         page_id=page.id,
         seed=settings.seed,
         font_sizes=settings.font_sizes,
-        fonts=settings.fonts,
+        fonts=open_fonts(settings),
+        split=processor.units,
     )
     size, lost = (drawn.width, drawn.height), {"no_glyph": drawn.no_glyph}
     return make_row(page.id, drawn.png, None, size, drawn.words, lost, page.qa, processor, policy)
@@ -154,19 +162,20 @@ def make_row(
     size: (width, height) px. lost: words that never reached `words`, by reason. Raises Unusable.
     """
     words = [_as_stored(word) for word in words]
-    grid = _require_grid(processor, size)
-    token_ids = processor.token_ids([word.text for word in words], policy.leading_space)
-    assignment = assign(words, token_ids, grid, policy)
+    layout = _require_layout(processor, size)
+    tokens = processor.tokens([word.text for word in words], policy.leading_space)
+    assignment = assign(words, tokens, layout, policy)
+    grid_rows, grid_cols = layout.grid or (None, None)
     dropped = {**dict.fromkeys(rows.DROP_REASONS, 0), **lost, **assignment.dropped()}
     return {
         "id": page_id,
         "image": {"bytes": data, "path": path},
         "image_sha256": hashlib.sha256(data).hexdigest(),
-        "width": grid.width,
-        "height": grid.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "visual_tokens": len(grid),
+        "width": layout.width,
+        "height": layout.height,
+        "rows": grid_rows,
+        "cols": grid_cols,
+        "visual_tokens": layout.visual_tokens,
         "words": [vars(word) for word in words],
         "patch_index": assignment.patch_index,
         "token_id": assignment.token_id,
@@ -232,10 +241,10 @@ def _read(page: Page, source: Source) -> bytes:
         raise Unusable("read", "unreadable", str(error)) from error
 
 
-def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
+def _require_layout(processor: Processor, size: tuple[int, int]) -> Layout:
     try:
-        return processor.grid.fit(*size)
-    except GridError as error:
+        return processor.layout.fit(*size)
+    except LayoutError as error:
         raise Unusable("grid", "no_grid", str(error)) from error
 
 
