@@ -262,10 +262,10 @@ def report(expected: dict[str, Any], found: dict[str, Any]) -> str:
     lines = [
         "# Other trainers",
         "",
-        "`make check-trainers ARGS=--publish` writes this page. Each trainer is installed in an environment of its own,",
-        "with the wheel of `dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over the eight bundled",
-        f"pages (`samples/labels`, {expected['labels']} labels), in one pass of eight pages and in four of two. The equation,",
-        f"page by page, gives a vision loss of {expected['vision_loss']:.6f}.",
+        "`make check-trainers ARGS=--publish` writes this page. Each trainer is installed in an environment of its",
+        "own, with the wheel of `dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over eight bundled",
+        f"pages (`samples/labels`, {expected['labels']} labels), in one pass of eight pages and in four of two. The",
+        f"equation, page by page, gives a vision loss of {expected['vision_loss']:.6f}.",
         "",
         "| trainer | versions | passes | vision loss | loss | gradient norm |",
         "|---|---|---|---|---|---|",
@@ -277,8 +277,8 @@ def report(expected: dict[str, Any], found: dict[str, Any]) -> str:
             lines.append(f"| {name} | {shown} | {passes} | {figures} |")
     lines += [
         "",
-        "The vision loss does not depend on the passes. The loss does where a trainer averages the mean text losses of the",
-        "passes, so that a short answer counts more in a pass of short ones.",
+        "The vision loss does not depend on the passes. The loss does where a trainer averages the mean text losses of",
+        "the passes, so that a short answer counts more in a pass of short ones.",
         "",
     ]
     return "\n".join(lines)
