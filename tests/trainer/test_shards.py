@@ -11,7 +11,7 @@ from dvsft.patchlabels import rows, shards
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer.cache import GroupCache
-from dvsft.trainer.data import Pages
+from dvsft.trainer.pages import Pages
 from dvsft.trainer.train import train
 
 NAMES = ("a-b/0.parquet", "a/0.parquet", "a/1.parquet")
