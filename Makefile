@@ -20,7 +20,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
 	evaluate schema test test-matrix lint docs format \
-	bench bench-train corners clean clean-outputs
+	bench bench-train check-trainers corners clean clean-outputs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,7 +32,7 @@ labels-env: | $(UV)  ## install the labeler alone into .venvs/labels
 	@$(LABELS) sync -q --frozen --inexact --package dvsft-labeler
 
 labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--runner=... any Beam option"
-	@extras=$$($(LABELS) run -q --no-sync python -m dvsft.labeler.config "$(CONFIG)" "$(OUT)") && \
+	@extras=$$($(LABELS) run -q --no-sync python -m dvsft.labeler.config --config "$(CONFIG)" --out "$(OUT)" $(ARGS)) && \
 	{ [ -z "$$extras" ] || $(LABELS) sync -q --frozen --inexact --package dvsft-labeler $$extras; }
 	@$(LABELS) run -q --no-sync dvsft label --config "$(CONFIG)" --out "$(OUT)" $(ARGS)
 
@@ -76,20 +76,20 @@ schema: | dev  ## write the JSON Schema of the config files, for editors
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
-	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 PYTHONS ?= 3.11 3.12 3.13
 test-matrix: | $(UV)  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
 	@for python in $(PYTHONS); do \
 		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
 		$(UV) sync -q --frozen --python $$python --group dev && \
-		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS) || exit 1; \
+		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS) || exit 1; \
 	done
 	@echo "Python 3.11, lowest versions"
 	@$(UV) venv -q --clear --python 3.11 .venvs/test-lowest
 	@$(UV) pip install -q --python .venvs/test-lowest --resolution lowest-direct --group dev -e . \
 		$(patsubst %/,-e %,$(wildcard packages/*/))
-	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS)
+	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
 
 lint: | dev  ## run ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .
@@ -109,6 +109,9 @@ bench: | labels-env  ## time labeling against the bare engine
 
 bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
+
+check-trainers: | dev  ## compare the vision loss in TRL, ms-swift and LLaMA-Factory: installs each (25 GB) into out/trainers
+	@CUDA_VISIBLE_DEVICES= $(DEV) run -q --no-sync python benchmarks/trainers.py $(ARGS)
 
 corners: | labels-env  ## measure how many labels are where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)

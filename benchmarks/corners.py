@@ -31,7 +31,7 @@ from dvsft.labeler.ocr.lines import LineEngine, cut_line, detect_lines, place_wo
 from dvsft.labeler.ocr.reader import Reader
 from dvsft.labeler.word import Box, Word
 from dvsft.patchlabels import image
-from dvsft.patchlabels.grid import Grid
+from dvsft.patchlabels.layout import Layout
 
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
 
@@ -72,17 +72,17 @@ class Score:
         }
 
 
-def score_page(words: Sequence[Word], truth: Sequence[TrueWord], grid: Grid, processor: Processor) -> Score:
+def score_page(words: Sequence[Word], truth: Sequence[TrueWord], layout: Layout, processor: Processor) -> Score:
     """Label a page and hold it against the truth. `before` and `matched_before` stay 0."""
-    ids = processor.token_ids([word.text for word in words], POLICY.leading_space)
-    labels = assign(words, ids, grid, POLICY)
+    tokens = processor.tokens([word.text for word in words], POLICY.leading_space)
+    labels = assign(words, tokens, layout, POLICY)
     pairs = match(words, truth)
     matched = [
         (patch, truth[pairs[word]].ink)
         for patch, word in zip(labels.patch_index, labels.label_word, strict=True)
         if word in pairs and truth[pairs[word]].ink
     ]
-    right = sum(patch == grid.corner_patch(true[2], true[3]) for patch, true in matched if true)
+    right = sum([patch] == layout.tokens_at(true[2], true[3]) for patch, true in matched if true)
     return Score(len(truth), len(pairs), len(labels.patch_index), len(matched), after=right)
 
 
@@ -184,8 +184,8 @@ def _score(item: tuple[Path, list[TrueWord]], settings: Ocr, processor: str) -> 
     path, truth = item
     opened = open_processor(processor, Model(processor=processor, min_pixels=65536, max_pixels=2097152))
     before, after, size = read_twice(make_engine(settings), path)
-    grid = opened.grid.fit(*size)
-    raw, snapped = (score_page(words, truth, grid, opened) for words in (before, after))
+    layout = opened.layout.fit(*size)
+    raw, snapped = (score_page(words, truth, layout, opened) for words in (before, after))
     return snapped + Score(matched_before=raw.matched, before=raw.after)
 
 

@@ -5,14 +5,38 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub; before anything imports its client
 
 import pytest
+import s3
 from support import ROOT, SAMPLES
+
+SLOW_FILES = (
+    "cluster/test_flink",
+    "trainer/test_train",
+    "test_end_to_end",
+    "labeler/test_attempts",
+    "pipelines/test_study",
+    "labeler/test_s3",
+    "trainer/test_oracle",
+    "trainer/test_resume",
+    "labeler/test_run",
+    "labeler/test_real_data",
+    "labeler/test_perplexity",
+    "evaluator/test_predict",
+    "test_packaging",
+)
+"""The longest first: a worker that begins one of them last works on it alone, while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"tests/{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +78,49 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
         return target
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.Bucket]:
+    with s3.served() as served:
+        yield served
+
+
+@pytest.fixture
+def bucket(s3_server: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the bucket "labels" on a server on loopback, and the environment that leads there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    return s3_server.client
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Headless Chromium, as Debian packages it."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not driver:
+        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,1600"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture
+def phone(chromium: Any) -> Iterator[Any]:
+    """The same, 390 px wide."""
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    yield chromium
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def _toml(table: dict[str, Any]) -> list[str]:

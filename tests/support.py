@@ -13,11 +13,35 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.layout import LayoutSpec
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 VERSION_1_DROPS = ("no_glyph", "misaligned", "no_token", "too_many_tokens", "too_tall", "outside", "contested")
 FONTS = ROOT / "packages/labeler/src/dvsft/labeler/fonts"
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "qwen_vl": {"patch_size": 16, "merge_size": 2, "min_pixels": 65536, "max_pixels": 2097152},
+    "internvl": {"image_seq_length": 256, "size": 448, "min_patches": 1, "max_patches": 12},
+    "gemma3": {"image_seq_length": 256, "size": 896, "do_pan_and_scan": True},
+    "gemma4": {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 280},
+    "hunyuan_vl": {"patch_size": 16, "merge_size": 2, "min_pixels": 65536, "max_pixels": 2097152},
+    "idefics3": {"image_seq_len": 64, "tile": 512, "longest_edge": 2048},
+    "llava": {"size": {"shortest_edge": 336}, "do_center_crop": True, "crop_size": 336, "patch_size": 14},
+    "llava_onevision": {
+        "vision_aspect_ratio": "anyres_max_9",
+        "size": 384,
+        "patch_size": 14,
+        "image_grid_pinpoints": [[384 * a, 384 * b] for a in range(1, 7) for b in range(1, 7)],
+    },
+    "pixtral": {"patch_size": 16, "spatial_merge_size": 1, "longest_edge": 1024},
+}
+"""Fields of a layout, by family."""
+
+
+def spec_of(family: str, **changes: Any) -> LayoutSpec:
+    return LayoutSpec.from_dict({"family": family, "fields": {**SPECS[family], **changes}})
 
 
 def draw_page(text: str = "Total 42", size: tuple[int, int] = (320, 96), mode: str = "RGB") -> Image.Image:
@@ -63,6 +87,17 @@ def as_version_1(shard: Path) -> None:
 def rejects(out: Path) -> dict[str, tuple[str, str]]:
     lines = [json.loads(line) for path in out.glob("rejects/*/*.jsonl") for line in path.read_text().splitlines()]
     return {line["page_id"].rpartition("/")[2]: (line["stage"], line["reason"]) for line in lines}
+
+
+def assert_nothing_ran(opened: Any) -> None:
+    """No script of a hostile text, no message on the browser's console."""
+    assert opened.execute_script("return window.pwned === undefined")
+    assert [entry["message"] for entry in opened.get_log("browser")] == []
+
+
+def scrolls_sideways(opened: Any) -> bool:
+    width, screen = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    return bool(width > screen)
 
 
 def alone() -> dict[str, str]:

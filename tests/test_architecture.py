@@ -10,7 +10,7 @@ MEMBERS = ("patchlabels", "visionloss", "labeler", "trainer", "evaluator")
 ALLOWED = {
     "patchlabels": set(),
     "labeler": {"patchlabels"},
-    "visionloss": set(),
+    "visionloss": {"patchlabels"},
     "trainer": {"patchlabels", "visionloss"},
     "evaluator": {"patchlabels", "visionloss"},
 }
@@ -25,6 +25,8 @@ HEAVY = {
 WITH_TORCH = (
     ROOT / "packages/labeler/src/dvsft/labeler/filtering/perplexity.py"
 )  # behind the extra dvsft-labeler[filter]
+
+WITH_SHARDS = ROOT / "packages/visionloss/src/dvsft/visionloss/shards.py"  # behind dvsft-visionloss[shards]
 
 
 def modules() -> list[Path]:
@@ -57,3 +59,8 @@ def test_a_package_imports_only_what_lies_below_it(path):
 def test_only_the_filter_imports_the_one_module_of_the_labeler_that_needs_torch():
     users = [path for path in modules() if "dvsft.labeler.filtering.perplexity import" in path.read_text()]
     assert users == [ROOT / "packages/labeler/src/dvsft/labeler/commands/filter.py"]
+
+
+def test_only_one_module_of_visionloss_needs_more_than_torch():
+    users = [path for path in modules() if "visionloss" in path.parts and "dvsft.patchlabels" in path.read_text()]
+    assert users == [WITH_SHARDS]

@@ -35,6 +35,13 @@ def test_the_demo_deletes_nothing(outputs):
     assert "study.demo" in said and "rm " not in said
 
 
+def test_every_step_of_labels_gets_the_arguments(outputs):
+    said = make(outputs, "--dry-run", "labels", "ARGS=--set ocr.engine=paddleocr").stdout
+    for step in ("python -m dvsft.labeler.config", "dvsft label"):
+        (command,) = (line for line in said.splitlines() if f" {step} " in line)
+        assert "--set ocr.engine=paddleocr" in command
+
+
 def test_outputs_stay_where_nobody_can_be_asked(outputs):
     done = make(outputs, "clean-outputs")
     assert done.returncode == 2 and "make clean-outputs FORCE=1" in done.stderr

@@ -151,6 +151,7 @@ def test_a_killed_client_started_again_does_only_what_is_missing(cluster, write_
     wait_for(lambda: not cluster.running())
     before = shards(out)
     assert 3 <= len(before) < 16
+    wait_for(lambda: not list(out.rglob("*.attempt")), seconds=20)  # its workers ended by SIGTERM
     label(config, out, *cluster.options)
     assert run_files(out) == run_files(tmp_path / "local")
     assert before.items() <= shards(out).items()

@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 from evaluator_fixtures import tiny_model
-from support import as_version_1
+from support import as_version_1, scrolls_sideways
+from tokenizers import Tokenizer
 
 from dvsft.evaluator import generate, lens
 from dvsft.patchlabels import command, rows
@@ -168,6 +169,25 @@ def test_words_are_read_of_the_chosen_row_groups_alone_and_a_shard_is_opened_twi
     assert max(opened.count(shard) for shard in three_shards) <= 2
 
 
+def test_pages_on_s3_are_those_of_a_local_folder_and_each_row_group_is_read_once(three_shards, bucket, monkeypatch):
+    import s3fs.core
+
+    ranges, real = [], s3fs.core.S3File._fetch_range
+    watched = lambda file, *ends: ranges.append((file.path, *ends)) or real(file, *ends)  # noqa: E731
+    monkeypatch.setattr(s3fs.core.S3File, "_fetch_range", watched)
+    for shard in three_shards:
+        bucket.upload_file(str(shard), "labels", f"lens/{shard.name}")
+    found = lens.find_shards("s3://labels/lens")
+    assert found == [f"s3://labels/lens/{shard.name}" for shard in three_shards]
+    here, there = lens.choose(three_shards, 18), lens.choose(found, 18)
+    assert [page.row for page in there] == [page.row for page in here]
+    for _ in range(2):
+        assert [page.read_image() for page in there] == [page.read_image() for page in here]
+    image = len(here[0].read_image())
+    groups = [one for one in ranges if one[1] and one[2] - one[1] > image]  # from 0 on it is the footer of a small file
+    assert len(groups) == len(set(groups)) == 9
+
+
 def test_labels_of_version_1_are_looked_at_alike(three_shards):
     before = [page.row for page in lens.choose(three_shards, 7)]
     for shard in three_shards:
@@ -183,3 +203,39 @@ def test_the_lens_reads_capped_logits_where_the_model_caps_them(trained, labels_
     capped = lens.read(loaded, page, decode(page.read_image()))
     words = loaded.model.config.text_config.vocab_size
     assert capped.probabilities.max() < 1.3 / words < plain.probabilities.max()
+
+
+def test_the_page_compares_the_token_of_the_label_with_the_token_that_is_read(
+    chromium, written, labels_folder, processor_folder
+):
+    chromium.get((written / "lens.html").as_uri())
+    shown = chromium.find_element("css selector", "#page option").text
+    (row,) = [row for row in rows.read(lens.find_shards(labels_folder)[0]) if row["id"] == shown]
+    tokenizer = Tokenizer.from_file(str(processor_folder / "tokenizer.json"))
+    expected = {k: tokenizer.decode([token]) for k, token in zip(row["patch_index"], row["token_id"], strict=True)}
+    figures = chromium.find_elements("css selector", "figure")
+    truth, *read = (
+        {at(patch): patch for patch in figure.find_elements("css selector", ".patch")} for figure in figures
+    )
+    assert {k: patch.text for k, patch in truth.items()} == expected
+    for patches, verdict in zip(read, ("right", "wrong"), strict=True):  # of the trained model, of the other
+        judged = {k: patches[k].get_attribute("class").split()[-1] for k in expected}
+        assert judged == {k: "right" if patches[k].text == token else "wrong" for k, token in expected.items()}
+        assert verdict in judged.values()
+
+
+def at(patch):
+    """The visual token that a cell of the page is."""
+    return int(patch.get_attribute("data-tip").split()[1])
+
+
+def test_the_page_gives_recall_in_percent_and_fits_a_phone(phone, written):
+    phone.get((written / "lens.html").as_uri())
+    numbers = json.loads((written / "lens.json").read_text())
+    for (name, found), line in zip(numbers.items(), phone.find_elements("css selector", "header .recall"), strict=True):
+        assert line.text == f"{name} {found['all']['recall@1']:.1%}"
+    cells = [cell.text for cell in phone.find_elements("css selector", "tbody tr:first-child td")]
+    figures = [numbers[name]["all"] for name in numbers]
+    expected = [[str(f["labels"]), f"{f['recall@1']:.1%}", f"{f['recall@5']:.1%}"] for f in figures]
+    assert cells == ["All", *(cell for model in expected for cell in model)]
+    assert not scrolls_sideways(phone)

@@ -3,13 +3,13 @@
 import base64
 import io
 import json
-import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 from evaluator_fixtures import DATA
 from PIL import Image
+from support import assert_nothing_ran
 
 from dvsft.evaluator import benchmarks, browser, compare, curves, plots, predict, predictions, report
 from dvsft.patchlabels import command
@@ -140,24 +140,6 @@ def test_real_charts_and_documents_go_through_predict_score_and_report(model_fol
     assert (out / "report.html").read_text().count("data:image/jpeg;base64,") == len(pictures) >= 3
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """Headless Chromium, as Debian packages it."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not binary or not driver:
-        pytest.skip("chromium or chromedriver is not installed (apt-get install chromium chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1300,1600"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
 def shown_ids(opened):
     return {card.get_attribute("data-id") for card in opened.find_elements("css selector", ".card")}
 
@@ -185,11 +167,6 @@ def test_the_filter_a_right_b_wrong_works_in_a_real_browser(chromium, page):
     chromium.find_element("css selector", ".shot").click()
     assert chromium.find_element("id", "zoom").get_attribute("open")
     assert_nothing_ran(chromium)
-
-
-def assert_nothing_ran(opened):
-    assert opened.execute_script("return window.pwned === undefined")
-    assert [entry["message"] for entry in opened.get_log("browser")] == []
 
 
 def test_the_lens_page_shows_labels_and_readings_in_a_real_browser(chromium, model_folder, labels_folder, tmp_path):

@@ -1,7 +1,6 @@
 """Workers die. No page is blamed for it but one that ends a process of its own, and what was finished is kept."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ from dvsft.labeler.runs import attempts, child
 from dvsft.labeler.runs.attempts import Attempt
 from dvsft.labeler.runs.parts import Parts, part_path
 from dvsft.labeler.runs.plan import Shard
+from dvsft.labeler.runs.shard import Kept
 
 PAGES = [Page(id=name) for name in "abcdef"]
 
@@ -27,8 +27,8 @@ def shard(tmp_path):
     return Shard(str(tmp_path), "pages", 0, 1)
 
 
-def one_by_one(pages):
-    return [[{"id": page.id}] for page in pages]
+def one_by_one(pages, kept=None):
+    return [[{"id": page.id}] for page in pages[kept.pages if kept else 0 :]]
 
 
 def beside(shard) -> set[str]:
@@ -51,7 +51,8 @@ def test_every_attempt_goes_on_where_the_last_one_died(shard, monkeypatch):
     monkeypatch.setattr(attempts, "SECONDS_AFTER_A_DEATH", 0)
     asked = []
 
-    def dies_at_its_third_page(pages):
+    def dies_at_its_third_page(pages, kept):
+        pages = pages[kept.pages :]
         for page in pages[:2]:
             asked.append(page.id)
             yield [{"id": page.id, "image": {"bytes": b"\x00\xff", "path": None}}]
@@ -67,7 +68,7 @@ def test_every_attempt_goes_on_where_the_last_one_died(shard, monkeypatch):
 
 
 def test_what_an_exception_leaves_unfinished_is_kept_and_a_whole_shard_keeps_nothing(shard):
-    def fails(pages):
+    def fails(pages, kept):
         yield from one_by_one(pages[:2])
         raise OSError("the disk is full")
 
@@ -95,10 +96,10 @@ def test_parts_of_two_workers_on_one_shard_make_each_page_once(shard):
 @pytest.mark.parametrize("damaged", [b"", b'[{"id": "b"'])
 def test_a_damaged_part_is_done_again(shard, damaged):
     first = Parts(shard.labels, every=0)
-    first.add([{"id": "a"}, Reject("a#2", "decode", "further_frame", "é")])
+    first.add([{"id": "a"}, Reject("a#2", "decode", "truncated", "é")])
     Path(part_path(shard.labels, 1)).write_bytes(damaged)
     found = list(Attempt(shard.labels).each(one_by_one, PAGES[:2]))
-    assert found == [[{"id": "a"}, Reject("a#2", "decode", "further_frame", "é")], [{"id": "b"}]]
+    assert found == [[{"id": "a"}, Reject("a#2", "decode", "truncated", "é")], [{"id": "b"}]]
 
 
 @pytest.fixture
@@ -109,8 +110,8 @@ def importable(monkeypatch):
 
 def test_a_page_is_rejected_for_ending_a_process_of_its_own_by_name_of_what_ended_it(importable, tmp_path):
     names = ["a", f"signal-{int(signal.SIGSEGV)}", f"once-{int(signal.SIGKILL)}", "term", "b"]
-    found = list(child.each_alone(deadly.Deadly(str(tmp_path)), [Page(id=name) for name in names]))
-    (first,), (crash,), (once,), (terminated,), (last,) = found
+    alone = child.each_alone(deadly.Deadly(str(tmp_path)), [Page(id=name) for name in names], Kept())
+    (first,), (crash,), (once,), (terminated,), (last,) = (results for _, results in alone)
     assert isinstance(crash, Reject) and (crash.page_id, crash.reason) == (names[1], "killed_worker")
     assert "SIGSEGV" in crash.message
     assert [page["id"] for page in (first, once, terminated, last)] == ["a", names[2], "term", "b"]
@@ -123,16 +124,12 @@ def test_a_page_is_rejected_for_ending_a_process_of_its_own_by_name_of_what_ende
 def test_a_child_that_cannot_start_blames_no_page(importable, tmp_path, monkeypatch, broken, error):
     monkeypatch.setattr(child, "STARTS", 1)
     with pytest.raises(error, match={"engine": "no such model", "start": "exit code 7"}[broken]):
-        list(child.each_alone(deadly.Deadly(str(tmp_path), broken), PAGES))
+        list(child.each_alone(deadly.Deadly(str(tmp_path), broken), PAGES, Kept()))
 
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["dvsft.labeler.commands.label"])
-
-
-def start(config, out, every=0.05):
-    flags = ["--config", str(config), "--out", str(out), "--threads=2"]
-    process = PROCESSES.Process(target=deadly.label, args=(flags, every))
+def start(config, out, *flags, every=0.05):
+    every_flag = ["--config", str(config), "--out", str(out), "--threads=2", *flags]
+    process = deadly.PROCESSES.Process(target=deadly.label, args=(every_flag, every))
     process.start()
     return process
 
@@ -169,6 +166,24 @@ def test_ten_kills_at_random_moments_and_a_finish_make_the_bytes_of_an_undisturb
     last.join()
     assert last.exitcode == 0
     assert run_files(out) == run_files(tmp_path / "whole")
+
+
+def test_the_end_of_a_worker_process_of_beam_by_sigterm_is_no_death(documents, tmp_path):
+    config, out = documents([f"slow-{n:02d}" for n in range(24)], pages_per_shard=24), tmp_path / "out"
+    client = start(config, out, "--direct_running_mode=multi_processing", "--direct_num_workers=1", every=1e9)
+    wait_for(client, lambda: notes(out))
+    time.sleep(0.9)  # a page takes 0.4
+    (shell,) = children(client.pid)
+    (worker,) = children(shell)
+    os.kill(worker, signal.SIGTERM)
+    client.join()
+    assert client.exitcode == 1
+    assert list(out.glob("labels/*/*.part-00000")) and not notes(out)
+
+
+def children(process: int) -> list[int]:
+    threads = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(pid) for thread in threads for pid in thread.read_text().split()]
 
 
 def test_a_time_limit_shorter_than_a_shard_ends_some_day(documents, label, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support import ROOT
 
-from dvsft.labeler.config import FONTS, ConfigError, extras, load, parse
+from dvsft.labeler.config import FONTS, ConfigError, extras, load, main, parse
 from dvsft.patchlabels import command
 from dvsft.patchlabels.settings import resolved
 
@@ -47,6 +47,7 @@ def test_defaults_are_the_papers_rules():
         ),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
         ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
+        ({"render": {"fonts": ["Comic"]}}, "fonts: found 'Comic', expected a font file (.ttf, .otf, .ttc) or a name"),
         ({"render": {"fonts": []}}, "render.fonts = [], expected at least 1"),
         (
             {"model": {"processor": "p", "min_pixels": 9, "max_pixels": 8}},
@@ -82,6 +83,16 @@ def test_extras_are_those_the_run_imports(tmp_path):
     assert extras(parse({**MINIMAL, "ocr": paddle, "source": [{"kind": "squad", "path": str(tmp_path)}]})) == []
 
 
+def test_extras_are_those_of_the_settings_that_the_command_changes(tmp_path, capsys):
+    (tmp_path / "run.toml").write_text('[[source]]\nkind = "images"\npath = "pages"\n[model]\nprocessor = "p"\n')
+    run = ["--config", str(tmp_path / "run.toml"), "--out", "s3://bucket/out", "--runner=FlinkRunner"]
+    changed = ["ocr.engine=paddleocr", "ocr.det_model=d", "ocr.rec_model=r", "ocr.backend=onnxruntime"]
+    assert main([*run, *(f"--set={change}" for change in changed)]) == 0
+    assert capsys.readouterr().out == "--extra aws --extra paddleocr\n"
+    assert command.run(main, [*run, "--set=ocr.engin=x"]) == 2
+    assert "ocr.engin (did" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines/configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_config_loads(path):
     assert load(path).source == parse(tomllib.loads(path.read_text().replace("extends", "#"))).source
@@ -94,7 +105,7 @@ def test_the_settings_that_an_older_run_stored_are_still_the_same_settings():
         "model": {"processor": "p"},
         "source": [{**MINIMAL["source"][0], "split": "train", "name": "", "subset": "", "draw": draw}],
         "labels": {"max_tokens": 3, "max_height": 3.0, "leading_space": False},
-        "render": {"seed": 0, "font_sizes": [21, 28], "fonts": list(FONTS)},
+        "render": {"seed": 0, "font_sizes": [21, 28], "fonts": list(FONTS), "languages": []},
         "filter": {"perplexities": "", "min_ppl_question": 100.0, "max_length": None, "batch_tokens": 8192},
         "output": {"pages_per_shard": 256, "max_reject_share": 0.01},
     }

@@ -109,8 +109,8 @@ def test_a_drawn_sample_is_labeled_and_no_other_runner_changes_it(documents, wri
         f"[[source]]\nkind = 'documents'\nname = 'noncontextual'\nsplit = 'test'\npath = '{documents}'\n{text}"
     )
     assert label(config, tmp_path / "one") == 0
-    processes = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    assert label(config, tmp_path / "two", *processes) == 0
+    threads = ("--direct_running_mode=multi_threading", "--direct_num_workers=2")
+    assert label(config, tmp_path / "two", *threads) == 0
     assert run_files(tmp_path / "one") == run_files(tmp_path / "two")
     found = read_all(tmp_path / "one")
     assert [row["id"] for row in found] == [f"noncontextual/test/{n:05d}" for n in range(6)]

@@ -37,7 +37,7 @@ def used_processor(tmp_path):
 
 def test_stored_padding_and_truncation_are_not_obeyed(used_processor):
     words = ["a", "incomprehensibilities", "42"]
-    ids = used_processor.token_ids(words, leading_space=False)
+    ids = [tokens.ids for tokens in used_processor.tokens(words, leading_space=False)]
     assert ids == plain_ids(SAMPLES / "processor/tokenizer.json", words)
     assert len(ids[1]) > 3 > len(ids[0])
 
@@ -51,7 +51,7 @@ def test_stored_padding_and_truncation_do_not_count_in_answers(used_processor):
 
 def test_names_of_control_tokens_are_text(used_processor):
     names = ["<|image_pad|>", "<|im_end|>", "x<|endoftext|>y"]
-    ids = used_processor.token_ids(names, leading_space=False)
+    ids = [tokens.ids for tokens in used_processor.tokens(names, leading_space=False)]
     assert [used_processor.tokenizer.decode(each) for each in ids] == names
     control = {token["id"] for token in json.loads((SAMPLES / "processor/tokenizer.json").read_text())["added_tokens"]}
     assert not control & {token for each in ids for token in each}
@@ -62,8 +62,8 @@ def test_names_of_control_tokens_are_text(used_processor):
 def test_names_of_control_tokens_are_text_in_another_process_too(used_processor):
     sent = pickle.loads(pickle.dumps(used_processor))
     words = ["<|image_pad|>", "incomprehensibilities", "42"]
-    assert sent.token_ids(words, leading_space=True) == used_processor.token_ids(words, leading_space=True)
-    assert sent.grid == used_processor.grid
+    assert sent.tokens(words, leading_space=True) == used_processor.tokens(words, leading_space=True)
+    assert sent.layout == used_processor.layout
 
 
 def test_other_words_get_the_ids_they_always_got():
@@ -88,3 +88,12 @@ def test_the_real_tokenizer_takes_none_of_its_control_tokens_for_a_word(real_dat
     unique = {w for a in squad["data"] for p in a["paragraphs"] for w in p["context"].split()} | set(WORDS)
     words = sorted(unique)
     assert [e.ids for e in tokenizer.encode_batch(words, add_special_tokens=False)] == plain_ids(path, words)
+
+
+@pytest.mark.parametrize("leading_space", [False, True])
+def test_each_token_ends_behind_the_last_character_that_it_writes(used_processor, leading_space):
+    words = ["incomprehensibilities", "42", "$1,234.56", "a"]
+    for word, tokens in zip(words, used_processor.tokens(words, leading_space), strict=True):
+        texts = [used_processor.tokenizer.decode([token]) for token in tokens.ids]
+        lengths = [len("".join(texts[: n + 1])) - leading_space for n in range(len(texts))]
+        assert tokens.ends == lengths and tokens.ends[-1] == len(word)

@@ -7,14 +7,20 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
+from support import SPECS, spec_of
 
 from dvsft.labeler.config import FONTS
+from dvsft.labeler.labels.assign import Policy, Tokens, assign
+from dvsft.labeler.labels.fonts import Fonts
 from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec
 
-SPEC = GridSpec(16, 2, 65536, 2097152)
+RENDERED = Policy(max_tokens=None, max_height=None, leading_space=False)
+
+GRID = GridSpec(16, 2, 65536, 2097152)
+SPEC = GRID.layout_spec()
 TEXT = "The mill, built in 1873 by Ødegård & Sons, ground rye; its wheel (6.5 m wide) stood “idle” for years. " * 3
 
 
@@ -33,13 +39,13 @@ def test_every_word_starts_on_a_patch_boundary_and_keeps_to_one_row(number):
     page = render(name=str(number))
     for word in page.words:
         x0, y0, _, y1 = word.box
-        assert x0 % SPEC.side == 0
-        assert y0 // SPEC.side == (y1 - 1) // SPEC.side
+        assert x0 % GRID.side == 0
+        assert y0 // GRID.side == (y1 - 1) // GRID.side
 
 
 def test_a_page_is_drawn_in_the_fonts_that_are_named():
     def widths(name, fonts):
-        page = render_page(TEXT, SPEC, page_id=name, seed=0, font_sizes=[24, 24], fonts=fonts)
+        page = render_page(TEXT, SPEC, page_id=name, seed=0, font_sizes=[24, 24], fonts=Fonts(tuple(fonts)))
         return [word.box[2] - word.box[0] for word in page.words]
 
     names = [str(number) for number in range(6)]
@@ -63,14 +69,14 @@ def test_words_come_in_reading_order_with_room_between_them():
     words = render().words
     assert [word.text for word in words] == TEXT.split()
     for before, after in pairwise(words):
-        same_row = before.box[1] // SPEC.side == after.box[1] // SPEC.side
+        same_row = before.box[1] // GRID.side == after.box[1] // GRID.side
         assert after.box[0] - before.box[2] >= GAP if same_row else after.box[1] > before.box[1]
 
 
 @pytest.mark.parametrize("text", [TEXT, "tiny", " ".join(["word"] * 900), "x" * 200])
 def test_the_models_resize_leaves_the_picture_as_it_is(text):
     page = render(text)
-    assert SPEC.fit(page.width, page.height).resized == (page.width, page.height)
+    assert GRID.fit(page.width, page.height).resized == (page.width, page.height)
     assert image.decode(page.png).size == (page.width, page.height)
 
 
@@ -118,7 +124,7 @@ def test_soft_hyphens_and_zero_width_characters_cost_no_word():
 
 def test_an_answer_is_undrawn_where_a_part_of_it_is():
     text = "the 凧 kite of 東京 flew co\u00adop"
-    fonts = ["OpenSans-Regular"]
+    fonts = Fonts(("OpenSans-Regular",))
     lost = [
         answer for answer in ("凧", "the 凧 kite", "東", "kite of 東京 flew") if undrawn_answer(text, answer, fonts)
     ]
@@ -134,13 +140,13 @@ def test_a_short_text_gets_a_page_of_ordinary_shape(text, number):
     """The smallest page has 64 patches; of two words it was a strip two patches wide and 32 high."""
     page = render(text, str(number))
     assert 0.8 <= page.width / page.height <= 2.2
-    assert SPEC.min_pixels <= page.width * page.height <= 1.2 * SPEC.min_pixels
+    assert GRID.min_pixels <= page.width * page.height <= 1.2 * GRID.min_pixels
 
 
 def test_a_text_that_cannot_be_drawn_or_does_not_fit_is_refused():
     with pytest.raises(Unusable, match="none of which the fonts can draw"):
         render("凧 🙂")
-    with pytest.raises(Unusable, match="do not fit in 2097152 pixels"):
+    with pytest.raises(Unusable, match="do not fit on the largest page"):
         render(TEXT * 60)
 
 
@@ -148,20 +154,68 @@ def test_letters_higher_than_their_font_says_are_not_cut():
     for number in range(len(FONTS) * 3):
         page = render_page("ẤỖǛ ÅÇģ", SPEC, page_id=str(number), seed=0, font_sizes=[28, 28])
         for word in page.words:
-            top, bottom = word.box[1] % SPEC.side, (word.box[3] - 1) % SPEC.side + 1
+            top, bottom = word.box[1] % GRID.side, (word.box[3] - 1) % GRID.side + 1
             assert bottom - top > 20
-            assert (top, bottom) != (0, SPEC.side), "the ink fills the line to both edges: it was cut"
+            assert (top, bottom) != (0, GRID.side), "the ink fills the line to both edges: it was cut"
 
 
 @pytest.mark.parametrize("number", range(12))
 def test_a_text_that_fits_in_some_shape_is_drawn_in_that_shape(number):
-    narrow = GridSpec(16, 2, 65536, 65536)
+    narrow = GridSpec(16, 2, 65536, 65536).layout_spec()
     page = render("Yes we can do this and that", str(number), narrow)
     assert page.width * page.height == 65536
 
 
+@pytest.mark.parametrize("family", SPECS)
+def test_no_family_resamples_what_is_drawn_for_it_and_every_word_has_a_patch_of_its_own(family):
+    spec = spec_of(family)
+    for text in ("a b", TEXT[:300] if family == "llava" else TEXT):
+        page = render(text, family, spec)
+        views = [view for view in spec.fit(page.width, page.height).views if not view.thumbnail]
+        assert all(view.scale == pytest.approx((1, 1)) for view in views)
+        assert all(float(view.x[-1, 1]) <= page.width and float(view.y[-1, 1]) <= page.height for view in views)
+        tokens = [Tokens([1], [len(word.text)]) for word in page.words]
+        labels = assign(page.words, tokens, spec.fit(page.width, page.height), RENDERED)
+        assert [word.text for word in page.words] == text.split()
+        if family == "llava_onevision":  # 6 px at the end of each tile are seen by no token
+            assert len(labels.patch_index) > 0.9 * len(page.words)
+        else:
+            assert labels.reasons == [None] * len(page.words)
+        assert all(word.box[3] - word.box[1] >= 5 for word in page.words if word.text.isalpha())
+
+
+def test_a_longer_text_gets_more_tiles():
+    pages = [render(TEXT * n, spec=spec_of("internvl")) for n in (1, 4)]
+    assert [(page.width, page.height) for page in pages] == [(448, 448), (1344, 448)]
+    with pytest.raises(Unusable, match="largest page"):
+        render(TEXT * 60, spec=spec_of("internvl"))
+
+
+def test_low_patches_get_lines_of_several():
+    page = render(TEXT, spec=spec_of("pixtral"))  # 16 px a patch
+    assert all(word.box[0] % 16 == 0 for word in page.words)
+    assert len({word.box[1] // 32 for word in page.words}) == page.height // 32
+    assert max(word.box[3] - word.box[1] for word in page.words) > 16
+
+
+def test_ends_of_drawn_characters_lie_between_their_ink():
+    page = render("lil mom a\u0301 il", spec=SPEC)
+    for word in page.words[:2]:
+        ends = np.array(word.ends) - word.box[0]
+        assert len(ends) == 3 and (np.diff(ends) > 0).all() and ends[-1] == word.box[2] - word.box[0]
+    narrow, wide = page.words[0].ends, page.words[1].ends
+    assert narrow and wide
+    x0, _, x1, _ = page.words[1].box
+    assert wide[0] - x0 > 0.3 * (x1 - x0)  # m, the first of mom, is more than a third of it
+    x0, y0, x1, y1 = (int(edge) for edge in page.words[3].box)
+    inked = np.flatnonzero(ink_of(page)[y0:y1, x0:x1].any(axis=0))
+    (gap,) = np.flatnonzero(np.diff(inked) > 1)  # between i and l
+    assert page.words[3].ends and inked[gap] <= page.words[3].ends[0] - x0 <= inked[gap + 1]
+    assert page.words[2].ends is None  # drawn as one letter, written as two
+
+
 def test_another_side_draws_on_another_grid():
-    other = GridSpec(14, 2, 4 * 28 * 28, 1280 * 28 * 28)
+    other = GridSpec(14, 2, 4 * 28 * 28, 1280 * 28 * 28).layout_spec()
     page = render(spec=other)
     assert all(word.box[0] % 28 == 0 for word in page.words)
     assert (page.width % 28, page.height % 28) == (0, 0)

@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from itertools import product
 from typing import Any
@@ -5,32 +6,34 @@ from typing import Any
 import numpy as np
 import pytest
 from support import as_version_1
-from trainer_fixtures import GRID, draw_page, text_page, write_shard
+from trainer_fixtures import SPEC, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.data import Lengths, Mixture, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.pages import DataError, Pages
 
 
 def pages_of(folder, processor_folder):
-    return Pages([str(folder)], GRID, tokenizer_sha256(processor_folder))
+    return Pages([str(folder)], SPEC, tokenizer_sha256(processor_folder))
 
 
-def mixture_of(processor_folder, *datasets):
-    """datasets: (folder, questions_per_page), or (folder, "transcription")."""
+def mixture_of(processor_folder, *datasets, cache=None):
+    """datasets: (folder, questions_per_page), (folder, "transcription"), or (folder, further settings)."""
+    settings = [
+        mode if isinstance(mode, dict) else {"ask" if mode == "transcription" else "questions_per_page": mode}
+        for _, mode in datasets
+    ]
     return Mixture(
-        [
-            Dataset(
-                labels=(str(folder),), **({"ask": mode} if mode == "transcription" else {"questions_per_page": mode})
-            )
-            for folder, mode in datasets
-        ],
-        GRID,
+        [Dataset(labels=(str(folder),), **how) for (folder, _), how in zip(datasets, settings, strict=True)],
+        SPEC,
         tokenizer_sha256(processor_folder),
         lambda text: "<|" not in text,
         Lengths(lambda texts: list(map(len, texts)), (0,) * 10, dict.fromkeys(product((0, 1, 2), (False, True)), 0)),
+        cache,
     )
 
 
@@ -74,12 +77,12 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
-    other = type(GRID)(patch=14, merge=2, min_pixels=GRID.min_pixels, max_pixels=GRID.max_pixels + 1)
+    other = GridSpec(patch=14, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024 + 1).layout_spec()
     named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
     with pytest.raises(ContractError, match=r"tokenizer.sha256"):
-        Pages([str(labels)], GRID, "0" * 64)
+        Pages([str(labels)], SPEC, "0" * 64)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path, processor_folder):
@@ -88,7 +91,7 @@ def test_a_folder_without_shards_is_refused(tmp_path, processor_folder):
 
 
 def test_a_glob_names_single_shards(labels, processor_folder):
-    assert len(Pages([str(labels / "0000[01].parquet")], GRID, tokenizer_sha256(processor_folder))) == 16
+    assert len(Pages([str(labels / "0000[01].parquet")], SPEC, tokenizer_sha256(processor_folder))) == 16
 
 
 def test_one_two_or_all_questions_a_page(labels, processor_folder):
@@ -110,6 +113,38 @@ def test_the_order_depends_on_seed_and_epoch_alone(labels, processor_folder):
     others = [epoch_of(mixture_of(processor_folder, (labels, 1)), *key)[0] for key in ((1, 0), (0, 1))]
     assert first not in others and others[0] != others[1]
     assert [sample.page for sample in first] != sorted(sample.page for sample in first)
+
+
+def test_the_order_of_earlier_versions_is_kept(processor_folder, tmp_path):
+    """So that their runs can be resumed and compared: the digest was taken with version 0.1's reader."""
+    asked = {5: [], 9: [("a", "b"), ("c", ""), ("d", "e"), ("f", "g")]}
+    pages = [draw_page(number, processor_folder, qa=asked.get(number)) for number in range(24)]
+    write_shard(tmp_path / "0.parquet", pages, processor_folder)
+    samples, _ = epoch_of(mixture_of(processor_folder, *((tmp_path, mode) for mode in (1, 2, "all"))), 3, 1)
+    expected = "243895436a641e730b7721f9281246480920e95f84c36a2acdfe54d30c29dce7"
+    assert hashlib.sha256(repr(samples).encode()).hexdigest() == expected
+
+
+def test_a_weight_is_how_often_the_samples_of_a_dataset_come_in_an_epoch(labels, processor_folder):
+    mixture = mixture_of(processor_folder, (labels, {"weight": 2.25}), (labels, {"weight": 0.5}), (labels, 1))
+    epochs = [epoch_of(mixture, epoch=epoch)[0] for epoch in range(2)]
+    for samples in epochs:
+        assert Counter(sample.dataset for sample in samples) == {0: 54, 1: 12, 2: 24}
+        assert Counter(Counter(sample.page for sample in samples if sample.dataset == 0).values()) == {2: 18, 3: 6}
+        assert len({sample.page for sample in samples if sample.dataset == 1}) == 12
+    seen = [{sample.page for sample in samples if sample.dataset == 1} for samples in epochs]
+    assert seen[0] != seen[1] and epochs[0] == epoch_of(mixture, epoch=0)[0]
+
+
+def test_the_pages_of_a_capped_dataset_are_drawn_by_the_seed_alone_and_the_others_counted(labels, processor_folder):
+    mixture = mixture_of(processor_folder, (labels, {"max_pages": 10}), (labels, {"max_pages": 99}))
+    assert mixture.dropped == {"over_max_pages": 14}
+    pages = [
+        {sample.page for sample in epoch_of(mixture, seed, epoch)[0] if sample.dataset == 0}
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    assert [len(chosen) for chosen in pages] == [10, 10, 10] and pages[0] == pages[1] != pages[2]
+    assert sum(sample.dataset == 1 for sample in epoch_of(mixture)[0]) == 24
 
 
 def test_datasets_are_mixed_and_each_sample_comes_once(labels, processor_folder):

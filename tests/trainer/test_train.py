@@ -2,6 +2,7 @@
 process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -9,8 +10,11 @@ import sys
 import time
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from support import alone
 from trainer_fixtures import (
@@ -18,6 +22,7 @@ from trainer_fixtures import (
     final_weights,
     launch_two_ranks,
     make_config,
+    on_pairs,
     series,
     text_page,
     write_shard,
@@ -25,6 +30,8 @@ from trainer_fixtures import (
 )
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+from dvsft.trainer.card import model_card
 from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
 from dvsft.trainer.tiny import write_tiny
 from dvsft.trainer.track import read_log
@@ -67,8 +74,21 @@ def silent_mix(folder) -> dict[str, Any]:
     return {"data__dataset": [{"labels": [str(folder)], **how} for how in asked], "optimizer__max_steps": 4}
 
 
+def preferences(shard, stage, micro_batch=None) -> dict[str, Any]:
+    """Settings: pairs of pages and of texts; some batches have no image."""
+    return {
+        **on_pairs(shard),
+        "method": "dv_dpo",
+        "model__freeze": [],
+        "deepspeed__zero_stage": stage,
+        "optimizer__micro_batch": micro_batch or 1 + stage % 2,
+        "optimizer__global_batch": 4,
+        "optimizer__max_steps": 4,
+    }
+
+
 @pytest.fixture(scope="module")
-def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
+def two_ranks(tiny, untied, four_layers, mixed, pair_shard, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
     short: dict[str, Any] = {"optimizer__max_steps": 4, "optimizer__epochs": 1}
@@ -88,6 +108,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
     runs.append(("bf16-offload", tiny, short | {"deepspeed__zero_stage": 3} | bf16))
     runs.append(("silent", tiny, silent_mix(mixed) | {"deepspeed__zero_stage": 2}))
+    runs += [(f"dv_dpo-{stage}", tiny, preferences(pair_shard, stage)) for stage in STAGES]
     runs.append(("resumed", tiny, short | {"deepspeed__zero_stage": 3, "checkpoint__resume_every": 2}))
     configs = [
         str(write_toml(root / f"{name}.toml", make_config(root / name, model, mixed, **changes)))
@@ -131,6 +152,22 @@ def test_all_zero_stages_and_rank_counts_give_the_same_losses(two_ranks, one_ran
             torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
             torch.testing.assert_close(found[:6], expected[:6], rtol=1e-5, atol=1e-5)
     assert series(one_rank, "vision_labels") == series(two_ranks / "dvsft-3", "vision_labels")
+
+
+def test_preferences_have_the_same_losses_and_reference_in_all_zero_stages_and_rank_counts(
+    two_ranks, tiny, pair_shard, tmp_path
+):
+    train(make_config(tmp_path / "one", tiny, pair_shard, **preferences(pair_shard, 0, micro_batch=1)))
+    for stage in STAGES:
+        for figure in ("dpo_loss", "margin", "vision_loss", "text_loss", "pairs"):
+            found, expected = (series(folder, figure) for folder in (two_ranks / f"dv_dpo-{stage}", tmp_path / "one"))
+            assert len(expected) == 4 and found == pytest.approx(expected, rel=1e-4, abs=1e-5), figure
+        tables = [
+            pq.read_table(f / "reference.parquet").to_pydict()
+            for f in (two_ranks / f"dv_dpo-{stage}", tmp_path / "one")
+        ]
+        assert tables[0]["pair_id"] == tables[1]["pair_id"]
+        assert tables[0]["rejected"] == pytest.approx(tables[1]["rejected"], rel=1e-5)
 
 
 @pytest.mark.parametrize("patch_weights", ["uniform", "attention"])
@@ -188,6 +225,46 @@ def test_an_export_carries_the_base_processor_files_byte_for_byte(two_ranks, tin
     assert "tokenizer.json" in copied and "preprocessor_config.json" in copied
     for name in copied:
         assert (two_ranks / "dvsft-3/final" / name).read_bytes() == (tiny / name).read_bytes()
+
+
+def test_the_card_of_an_export_says_what_it_is_and_its_snippet_answers(one_rank, monkeypatch, tmp_path, capsys):
+    text = (one_rank / "final/README.md").read_text()
+    card = ModelCard(text).data.to_dict()
+    assert card["pipeline_tag"] == "image-text-to-text" and "base_model" not in card  # a folder is no model of the hub
+    record = json.loads((one_rank / "run.json").read_text())
+    assert f"step {record['steps']} of {record['steps']}" in text and "method `dv_sft`" in text
+    assert f"{record['samples']:,} samples" in text and str(one_rank.parent) not in text
+    assert all(sha256 in text for sha256 in record["labels"].values())
+    assert "step 1 of " in (one_rank / "epoch-0.2/README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    Image.new("RGB", (160, 128), "white").save(tmp_path / "page.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(snippet.replace('"."', repr(str(one_rank / "final"))), names)
+    limits = record["config"]["data"]
+    assert names["inputs"]["image_grid_thw"].tolist() == [[1, 8, 10]] and limits["min_pixels"] < 160 * 128
+    assert names["question"].endswith(TEST_INSTRUCTION) and capsys.readouterr().out
+
+
+def test_the_card_names_a_base_on_the_hub_and_no_folder_of_this_machine():
+    record: dict[str, Any] = {
+        "config": {
+            "output": "/home/me/out/run",
+            "model": {"path": "Qwen/Qwen3-VL-2B-Instruct"},
+            "data": {"min_pixels": 1, "max_pixels": 2, "dataset": [
+                {"labels": ["/home/me/labels/docvqa"], "ask": "qa", "questions_per_page": 1, "weight": 2.0},
+                {"labels": ["s3://b/c"], "ask": "transcription", "weight": 1.0, "max_pages": 7},
+            ]},
+            "method": {"name": "sft"},
+        },
+        "labels": {"/home/me/labels/docvqa/0.parquet": "abc"},
+        "samples": 3, "dropped": {"over_long": 2}, "steps": 9, "parameters": {"head": {"trainable": 5, "frozen": 0}},
+        "ranks": 2, "versions": {"torch": "2"}, "git_commit": None,
+    }  # fmt: skip
+    text = model_card(record, "final", 4)
+    assert ModelCard(text).data.to_dict()["base_model"] == "Qwen/Qwen3-VL-2B-Instruct" and "/home/me" not in text
+    assert "| docvqa | 1 questions per page | 2 | all |\n| s3://b/c | transcription | 1 | 7 |" in text
+    assert "step 4 of 9" in text and "over_long 2" in text and "- 0.parquet: `abc`" in text
 
 
 def test_a_lora_is_exported_merged_and_as_adapter(two_ranks, untied):

@@ -271,7 +271,7 @@ def run_report(options: argparse.Namespace) -> None:
 def add_lens(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help="Hugging Face folder")
     verb.add_argument("--base", help="the same model before training, for numbers side by side")
-    verb.add_argument("--labels", required=True, type=Path, metavar="DIR", help="folder of label shards")
+    verb.add_argument("--labels", required=True, metavar="DIR", help="folder of label shards, or s3://, gs://, hf://")
     verb.add_argument("--out", required=True, type=Path, metavar="DIR")
     verb.add_argument("--pages", type=int, default=200, help="pages measured")
     verb.add_argument("--pictures", type=int, default=6, help="pages shown")

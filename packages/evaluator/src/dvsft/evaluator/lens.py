@@ -6,12 +6,15 @@ The logits AT visual token i are compared with the label of patch i, un-shifted,
 
 from __future__ import annotations
 
+import os
 import random
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files as resources
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,13 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from dvsft.evaluator import browser, files, generate, predictions, report
+from dvsft.evaluator import files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PredictError
-from dvsft.patchlabels import rows
+from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.patchlabels.shards import find, is_remote
 from dvsft.visionloss.head import check_head, head_logits, head_transform
 
 TOP = 5
@@ -33,7 +37,10 @@ CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float3
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
 COLUMNS = ["id", "width", "height", "rows", "cols", "visual_tokens", "words", "patch_index", "token_id", "label_word"]
 
-Place = tuple[Path, int, int]
+Shard = Path | str
+"""A file, or an address (dvsft.patchlabels.shards)."""
+
+Place = tuple[str, int, int]
 """Shard, row group, row."""
 
 
@@ -68,12 +75,12 @@ class Hit:
 
 
 def write(
-    models: Mapping[str, str], labels: Path, out: Path, device: str = "cpu", pages: int = 200, pictures: int = 6
+    models: Mapping[str, str], labels: Shard, out: Path, device: str = "cpu", pages: int = 200, pictures: int = 6
 ) -> Path:
     """lens.json (the numbers) and lens.html (the pictures) in out; returns the page.
 
     models: {"model": folder} and, to see what training brought, {"base": folder}. labels: a folder of label
-    shards or of such folders. Raises ContractError if the labels are for another grid or tokenizer.
+    shards or of such folders, or their address. Raises ContractError if the labels are for another grid or tokenizer.
     """
     shards = find_shards(labels)
     chosen = choose(shards, pages)
@@ -89,8 +96,9 @@ def write(
         view(page, {n: found[page.row["id"]] for n, found in readings.items()}, loaded.processor.tokenizer)
         for page in shown
     ]
-    content = {"numbers": numbers, "pages": views, "models": list(models)}
-    (out / "lens.html").write_text(report.render("lens.html.jinja", content), encoding="utf-8")
+    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models)})
+    script = (resources("dvsft.evaluator") / "templates" / "lens.js").read_text("utf-8")
+    (out / "lens.html").write_text(webpage.document("Lens", body, script, views), encoding="utf-8")
     return out / "lens.html"
 
 
@@ -112,11 +120,16 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
     return recalls(hits) | {"pages": len(pages) - rejected.total(), "rejected": dict(rejected)}, kept
 
 
-def find_shards(folder: Path) -> list[Path]:
-    shards = sorted(folder.glob("*.parquet")) or sorted(folder.glob("*/*.parquet"))
-    if not shards:
+def find_shards(folder: Shard) -> list[Shard]:
+    found: Sequence[Shard]
+    if is_remote(folder):
+        found = find(folder)
+    else:
+        root = Path(folder)
+        found = sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
+    if not found:
         raise files.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
-    return shards
+    return list(found)
 
 
 def patches_of(grid: GridSpec) -> tuple[int, int]:
@@ -124,7 +137,7 @@ def patches_of(grid: GridSpec) -> tuple[int, int]:
     return grid.min_pixels // grid.side**2, grid.max_pixels // grid.side**2
 
 
-def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
+def open_model(folder: str, shards: Sequence[Shard], device: str) -> LocalModel:
     """The model with the pixel limits of the labels. Raises ContractError if any shard is for another model."""
     grid = GridSpec.from_layout(rows.open_shard(shards[0])[1].layout)
     loaded = generate.load(folder, device, patches_of(grid))
@@ -138,35 +151,53 @@ def open_model(folder: str, shards: Sequence[Path], device: str) -> LocalModel:
     return loaded
 
 
-def choose(shards: Sequence[Path], count: int) -> list[Page]:
-    """Up to `count` labeled pages at random, always the same ones for the same shards. Only their words are held."""
+def choose(shards: Sequence[Shard], count: int) -> list[Page]:
+    """Up to `count` labeled pages at random, always the same ones for the same shards. Their words are held in
+    memory, their images in a file that goes away with the last page."""
     places = [place for shard in shards for place in labeled_places(shard)]
     chosen = random.Random(0).sample(places, min(count, len(places)))
-    found: dict[Place, Page] = {}
+    found, images = dict[Place, Page](), Images()
     for shard, members in groupby(sorted(chosen), key=lambda place: place[0]):
-        found |= read_pages(shard, list(members))
+        found |= read_pages(shard, list(members), images)
     return [found[place] for place in chosen]
 
 
-def labeled_places(shard: Path) -> Iterator[Place]:
+def labeled_places(shard: Shard) -> Iterator[Place]:
     """Where the pages of a shard are that have labels. Reads how many labels there are, nothing else."""
     parquet, _ = rows.open_shard(shard)
     for group in range(parquet.num_row_groups):
         labels = parquet.read_row_group(group, columns=["patch_index"])["patch_index"]
         for row, number in enumerate(pc.list_value_length(labels).to_pylist()):
             if number:
-                yield shard, group, row
+                yield str(shard), group, row
 
 
-def read_pages(shard: Path, places: Sequence[Place]) -> dict[Place, Page]:
+class Images:
+    """Encoded images on disk, so that a row group need not be read again for each of its pages."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  it is closed, and gone, with the last reader
+
+    def keep(self, data: bytes) -> Callable[[], bytes]:
+        """What reads them back."""
+        start = self.file.seek(0, os.SEEK_END)
+        self.file.write(data)
+        self.file.flush()
+        return partial(self._read, start, len(data))
+
+    def _read(self, start: int, size: int) -> bytes:
+        return os.pread(self.file.fileno(), size, start)
+
+
+def read_pages(shard: Shard, places: Sequence[Place], images: Images) -> dict[Place, Page]:
     """Pages of one shard, in the order of their row groups, each of which is read once."""
     parquet, metadata = rows.open_shard(shard)
     found = {}
     for group, members in groupby(places, key=lambda place: place[1]):
         places_here = list(members)
-        read = rows.read_some(parquet, group, [number for *_, number in places_here], COLUMNS)
+        read = rows.read_some(parquet, group, [number for *_, number in places_here], [*COLUMNS, "image"])
         for place, row in zip(places_here, read, strict=True):
-            found[place] = Page(row, metadata.dataset, partial(files.shard_image, str(shard), group, place[2]))
+            found[place] = Page(row, metadata.dataset, images.keep(row.pop("image")["bytes"]))
     return found
 
 
@@ -230,25 +261,30 @@ def recall(hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def view(page: Page, readings: Mapping[str, Reading], tokenizer: Any) -> dict[str, Any]:
-    """What the page needs to draw one picture: its grid, its labels, and each model's top words by patch."""
-    row = page.row
-    labels = zip(row["patch_index"], row["label_word"], row["token_id"], strict=True)
+    """A page as lens.js takes it: its cells, its labels, and each model's top tokens by visual token."""
+    row, image = page.row, decode(page.read_image())
+    labels: dict[int, list[list[Any]]] = defaultdict(list)
+    for patch, word, token in zip(row["patch_index"], row["label_word"], row["token_id"], strict=True):
+        labels[patch].append([text_of(tokenizer, token), row["words"][word]["text"], token])
     return {
         "id": row["id"],
-        "dataset": page.dataset,
-        "image": browser.data_url(decode(page.read_image())),
-        "rows": row["rows"],
+        "image": webpage.picture(image),
+        "width": row["width"],
+        "height": row["height"],
         "cols": row["cols"],
-        "aspect": row["width"] / row["height"],
-        "labels": {
-            patch: {"word": row["words"][word]["text"], "token": tokenizer.decode([token])}
-            for patch, word, token in labels
-        },
+        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
+        "labels": labels,
         "models": {
             name: [
-                [[tokenizer.decode([t]), round(p, 4)] for t, p in zip(tokens, probabilities, strict=True)]
+                [[text_of(tokenizer, t), round(p, 4), t] for t, p in zip(tokens, probabilities, strict=True)]
                 for tokens, probabilities in zip(reading.tokens.tolist(), reading.probabilities.tolist(), strict=True)
             ]
             for name, reading in readings.items()
         },
     }
+
+
+def text_of(tokenizer: Any, token: int) -> str:
+    """A token as text; in the tokenizer's own notation where it is a part of a character."""
+    text: str = tokenizer.decode([token])
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text

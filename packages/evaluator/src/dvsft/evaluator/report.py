@@ -120,7 +120,7 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # runs and models stay in their order
-    environment.filters |= {"md": markdown_cell, "num": number, "signed": signed, "p": p_value}
+    environment.filters |= {"md": markdown_cell, "num": number, "signed": signed, "p": p_value, "percent": percent}
     environment.filters |= {"metric": metric_title, "verdict": verdict, "official": official}
     return environment.get_template(template).render(content)
 
@@ -134,6 +134,10 @@ def markdown_cell(text: str) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def signed(value: float | None, digits: int = 2) -> str:

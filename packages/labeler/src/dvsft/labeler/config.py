@@ -1,20 +1,24 @@
 """The settings of one labeling run: one TOML file, stored resolved in run.json.
 
-`python -m dvsft.labeler.config FILE.toml OUT` prints the extras of dvsft-labeler that the run needs, for the Makefile.
+`python -m dvsft.labeler.config` with the arguments of `dvsft label` prints the extras of dvsft-labeler that the run
+needs, for the Makefile.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from dvsft.labeler.sources.layouts import LAYOUTS
-from dvsft.patchlabels import settings
+from dvsft.labeler.words.formats import FORMATS
+from dvsft.patchlabels import command, settings
 from dvsft.patchlabels.settings import Count, NotNegative, Positive, Settings, Share, Whole
 
 Font = Literal[
@@ -29,10 +33,17 @@ Font = Literal[
 FONTS: tuple[Font, ...] = get_args(Font)
 """Those in the package, see fonts/README.md."""
 
+FONT_FILE = re.compile(r"\.(ttf|otf|ttc|otc)(#\d+)?$", re.IGNORECASE)
+
+Language = Literal["ar", "fa", "he", "hi", "ja", "ko", "mr", "ne", "ur", "zh", "zh-Hant"]
+""""zh" is simplified Chinese, "zh-Hant" traditional."""
+
 if TYPE_CHECKING:
     Kind = str
+    Format = str
 else:
     Kind = Literal[tuple(LAYOUTS)]
+    Format = Literal[tuple(FORMATS)]
 
 DEVICE = re.compile(r"cpu|gpu(:\d+)?")
 
@@ -75,7 +86,34 @@ class Source(Settings):
     """What its folders and ids are called, by default the kind."""
     subset: str = ""
     """The configuration of a hub dataset."""
+    dpi: Annotated[Count, Field(le=2400)] = 150
+    """Of the pictures made from pages of PDFs; points times dpi / 72 are px."""
+    text_layer: Literal["use", "ignore"] = "ignore"
+    """"use" takes the words of a PDF's page from its own text layer, where it has one, instead of OCR."""
+    words: str = ""
+    """Folder or glob of the files with the words of each page, found by others; for kind "words" by default those
+    beside the pages."""
+    format: Format | Literal[""] = ""
+    """What the files of words are."""
+    snap: bool = False
+    """Tighten the boxes of such words to their ink."""
+    boxes: Literal["auto", "upright", "stored"] = "auto"
+    """Whether boxes of such words are on the upright page, or on the picture as it is stored, before its EXIF
+    orientation turns it; "auto" goes by the shape of the page in the file of words."""
     draw: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _words_fit_kind(self) -> Source:
+        own = LAYOUTS[self.kind].own_words
+        must = own == "must"
+        if (self.words or self.format) and not own:
+            kinds = ", ".join(f'"{kind}"' for kind, layout in LAYOUTS.items() if layout.own_words)
+            raise ConfigError(f'words and format belong to kind = {kinds}, found kind = "{self.kind}"')
+        if must and not self.format:
+            raise ConfigError(f'kind = "{self.kind}" needs format, one of {", ".join(FORMATS)}')
+        if bool(self.words) != bool(self.format) and not must:
+            raise ConfigError(f"found words = {self.words!r} and format = {self.format!r}, expected both or none")
+        return self
 
     @model_validator(mode="after")
     def _draw_fits_kind(self) -> Source:
@@ -91,6 +129,11 @@ class Source(Settings):
     @property
     def slug(self) -> str:
         return f"{self.dataset}-{self.split}"
+
+    @property
+    def own_words(self) -> bool:
+        """Whether words come from files instead of OCR."""
+        return bool(self.format)
 
     @property
     def rendered(self) -> bool:
@@ -171,8 +214,18 @@ class Labels(Settings):
     """Words of more tokens get no label."""
     max_height: Positive = 3.0
     """Taller words get no label; in patches."""
+    min_height: Positive | None = None
+    """Lower words get no label, in pixels of the image that the encoder sees; by default there is no limit, as in the
+    paper. With a limit, thumbnails get labels too, where the word passes it there."""
     leading_space: bool = False
     """Tokenize " word" and not "word"."""
+    rule: Literal["corner", "subword"] = "corner"
+    """"corner": a word's first token labels the patch that holds its bottom-right corner (the paper). "subword": each
+    of its tokens labels the patch in which its last glyph ends."""
+    contested: Literal["drop", "set"] = "drop"
+    """What a patch of several words gets: "drop" no label (the paper), "set" all of them."""
+    min_confidence: Share = 0.0
+    """Words that the recognizer is less sure of get no label; 0 to 1, with 0 (the paper) all do."""
 
 
 class Render(Settings):
@@ -182,8 +235,19 @@ class Render(Settings):
     """Draws font, size and colors, by page id."""
     font_sizes: tuple[int, ...] = (21, 28)
     """Pixels, smallest and largest, from 6 to 64."""
-    fonts: Annotated[tuple[Font, ...], Field(min_length=1)] = FONTS
-    """Those to draw from."""
+    fonts: Annotated[tuple[str, ...], Field(min_length=1)] = FONTS
+    """Those to draw from: names of the package's, or font files; `file.ttc#2` is the third of a collection."""
+    languages: tuple[Language, ...] = ()
+    """More languages to draw, each with a system font where `fonts` lack its characters."""
+
+    @model_validator(mode="after")
+    def _fonts_are_known(self) -> Render:
+        for font in self.fonts:
+            if font not in FONTS and not FONT_FILE.search(font):
+                near = get_close_matches(font, FONTS, 1)
+                hint = f"did you mean {near[0]}?" if near else f"the package has {', '.join(FONTS)}"
+                raise ConfigError(f"fonts: found {font!r}, expected a font file (.ttf, .otf, .ttc) or a name; {hint}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Render:
@@ -246,7 +310,7 @@ class Config(Settings):
 
     @property
     def needs_ocr(self) -> bool:
-        return not all(source.rendered for source in self.source)
+        return not all(source.rendered or source.own_words for source in self.source)
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""
@@ -266,7 +330,8 @@ def parse(stored: Mapping[str, Any]) -> Config:
 def extras(config: Config, out: str = "") -> list[str]:
     """The extras of dvsft-labeler that a run of this config into `out` imports."""
     schemes = {"s3": "aws", "gs": "gcp", "hdfs": "hadoop"}
-    places = [out, config.filter.perplexities, *(source.path for source in config.source)]
+    inputs = [place for source in config.source for place in (source.path, source.words)]
+    places = [out, config.filter.perplexities, *inputs]
     needed = {schemes[scheme] for scheme in (place.partition("://")[0] for place in places) if scheme in schemes}
     if config.needs_ocr and config.ocr.engine == "paddleocr":
         needed.add("paddleocr")
@@ -287,8 +352,14 @@ def is_hub_layout(source: Source) -> bool:
     return path.suffix == ".parquet" or (not path.exists() and not path.suffix and source.path.count("/") == 1)
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    settings.add_arguments(parser, "the TOML file of the run")
+    parser.add_argument("--out", default="")
+    known, _ = parser.parse_known_args(arguments)
+    print(*(f"--extra {extra}" for extra in extras(load(known.config, known.overrides), known.out)))
+    return 0
+
+
 if __name__ == "__main__":
-    try:
-        print(" ".join(f"--extra {extra}" for extra in extras(load(sys.argv[1]), *sys.argv[2:])))
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(command.run(main))

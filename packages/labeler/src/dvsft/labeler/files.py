@@ -1,7 +1,10 @@
-"""Files on any of Beam's filesystems: local paths, s3://, gs://, hdfs://."""
+"""Files on any of Beam's filesystems (local paths, s3://, gs://, hdfs://); inputs also on any of fsspec's (az://,
+hf://, zip:// ...)."""
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
 import re
 import stat
@@ -12,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import fsspec
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+
+OF_BEAM = ("s3", "gs", "hdfs", "azfs", "file")
 
 NOTE = ".attempt"  # stands beside a shard while it is being labeled, see runs/attempts.py
 PART = ".part-"  # finished pages of a shard that is not whole yet, see runs/parts.py
@@ -25,6 +31,8 @@ OF_A_RUN = re.compile(
 
 
 def join(base: str, *parts: str) -> str:
+    if _is_fsspecs(base):
+        return "/".join([base.rstrip("/"), *parts])
     return FileSystems.join(base, *parts)
 
 
@@ -33,6 +41,8 @@ def exists(path: str) -> bool:
 
 
 def open_binary(path: str) -> IO[bytes]:
+    if _is_fsspecs(path):
+        return _fsspec_open(path)
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
@@ -52,6 +62,9 @@ def listed(folder: str) -> Iterator[tuple[str, int | None]]:
     several paths lead to is listed once. A file that goes away meanwhile may be missing."""
     if "://" not in folder:
         yield from _listed_locally(folder)
+        return
+    if _is_fsspecs(folder):
+        yield from _listed_by_fsspec(folder)
         return
     base = folder.rstrip("/") + "/"
     (match,) = FileSystems.match([base + "**"])
@@ -80,9 +93,55 @@ def _listed_locally(folder: str) -> Iterator[tuple[str, int | None]]:
                 yield os.path.relpath(entry.path, folder), _file_size(entry.path)
 
 
+def matching(path: str) -> Iterator[tuple[str, int | None]]:
+    """As `listed`: everything below a folder, what fits a glob, or one file. Relative to `folder_and_pattern`."""
+    folder, pattern = folder_and_pattern(path)
+    for found, size in listed(folder):
+        if not pattern or _fits(found.split("/"), pattern.split("/")):
+            yield found, size
+
+
+def folder_and_pattern(path: str) -> tuple[str, str]:
+    """A path as the folder to list and the glob below it, in which ** stands for any folders; the glob is empty for
+    all of a folder. Where a file or folder has that very name, no character of it is special."""
+    if "://" not in path and os.path.lexists(path):
+        folder, name = os.path.split(path)
+        return (path, "") if os.path.isdir(path) else (folder or ".", glob.escape(name))
+    parts = path.split("/")
+    special = next((at for at, part in enumerate(parts) if glob.has_magic(part)), None)
+    if special is None:
+        return path, ""
+    return "/".join(parts[:special]) or ("/" if path.startswith("/") else "."), "/".join(parts[special:])
+
+
+def _fits(parts: list[str], pattern: list[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (bool(parts) and _fits(parts[1:], pattern))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
 def is_of_a_run(path: str) -> bool:
     """Whether a run folder has such a file; one that lies in a folder of inputs holds none of them."""
     return bool(OF_A_RUN.search(WORK_IN_PROGRESS.sub("", path)))
+
+
+def _is_fsspecs(path: str) -> bool:
+    """Whether a path is on no filesystem of Beam's. What is to be written is: it is renamed when it is whole."""
+    scheme, colon, _ = path.partition("://")
+    return bool(colon) and scheme not in OF_BEAM
+
+
+def _fsspec_open(path: str) -> IO[bytes]:
+    file: IO[bytes] = fsspec.open(path, "rb").open()
+    return file
+
+
+def _listed_by_fsspec(folder: str) -> Iterator[tuple[str, int | None]]:
+    system, base = fsspec.url_to_fs(folder)
+    for path, found in system.find(base, detail=True).items():
+        yield path[len(base.rstrip("/")) + 1 :], found["size"]
 
 
 def _file_size(path: str) -> int | None:

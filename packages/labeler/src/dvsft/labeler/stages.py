@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
+from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -24,7 +25,8 @@ from dvsft.labeler.runs.child import each_alone
 from dvsft.labeler.runs.folder import Run
 from dvsft.labeler.runs.plan import Shard, read_pages
 from dvsft.labeler.runs.relabel import relabeled
-from dvsft.labeler.runs.shard import PageLabeler, Results, each_page, write_shard
+from dvsft.labeler.runs.shard import Item, Kept, PageLabeler, Results, each_page, write_shard
+from dvsft.labeler.scans import Scan
 
 Labeling = beam.PTransform[beam.PCollection[Shard], beam.PCollection[Shard]]
 """Shard names -> the same names, once their files are there."""
@@ -118,16 +120,28 @@ class PageCounters:
                 self.labels.inc(len(result["patch_index"]))
 
 
-def _timed(label: Callable[[Page], Results], page: Page) -> tuple[Results, float]:
+class Done(NamedTuple):
+    """A page that is done. share: of its file."""
+
+    results: Results
+    seconds: float
+    share: float = 1.0
+
+
+def _timed(label: Callable[[Item], Results], item: Item) -> Done:
     began = time.monotonic()
-    return label(page), time.monotonic() - began
+    return Done(label(item), time.monotonic() - began, _share(item))
 
 
-def _waited_for(pages: Iterable[Results]) -> Iterator[tuple[Results, float]]:
+def _share(item: Item) -> float:
+    return 1 / item.of if isinstance(item, Scan) else 1.0
+
+
+def _waited_for(pages: Iterable[tuple[Item | None, Results]]) -> Iterator[Done]:
     """The results of pages that are made one after another, and the seconds that each took."""
     began = time.monotonic()
-    for results in pages:
-        yield results, time.monotonic() - began
+    for item, results in pages:
+        yield Done(results, time.monotonic() - began, _share(item) if item else 1.0)
         began = time.monotonic()
 
 
@@ -158,20 +172,24 @@ class _LabelShard(beam.DoFn):
     def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
         labeler = self.run.labeler(shard.slug, self.processor)
         label = partial(self._alone if attempt.careful else self._on_all_threads, labeler)
-        return attempt.each(lambda pages: self._counted(label(pages)), read_pages(shard))
+        return attempt.each(lambda pages, kept: self._counted(label(pages, kept)), read_pages(shard))
 
-    def _on_all_threads(self, labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[tuple[Results, float]]:
+    def _on_all_threads(self, labeler: PageLabeler, pages: Iterable[Page], kept: Kept) -> Iterator[Done]:
         if labeler.needs_engine:
             labeler = replace(labeler, engine=self.engine.acquire(partial(make_engine, labeler.ocr)))
-        return each_page(partial(_timed, labeler), pages, self.pool, self.threads)
+        ahead = (self.threads + 1) // 2  # a file per thread is opened before its turn
+        files_of_pages = each_page(labeler.items, pages, self.pool, ahead)
+        first = map(kept.rest, islice(files_of_pages, 1))
+        items = chain.from_iterable(chain(first, files_of_pages))
+        return each_page(partial(_timed, labeler), items, self.pool, self.threads)
 
-    def _alone(self, labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[tuple[Results, float]]:
-        return _waited_for(each_alone(labeler, pages))
+    def _alone(self, labeler: PageLabeler, pages: Iterable[Page], kept: Kept) -> Iterator[Done]:
+        return _waited_for(each_alone(labeler, pages, kept))
 
-    def _counted(self, pages: Iterable[tuple[Results, float]]) -> Iterator[Results]:
-        for results, seconds in pages:
+    def _counted(self, pages: Iterable[Done]) -> Iterator[Results]:
+        for results, seconds, share in pages:
             self.counters.add(results, seconds)
-            progress.PAGES.add()
+            progress.PAGES.add(share)
             yield results
 
 
@@ -185,7 +203,8 @@ class _RelabelShard(_LabelShard):
         if self.run.source(shard.slug).rendered:
             return super()._results(shard, attempt)
         old = Shard(self.source, shard.slug, shard.number, shard.of)
-        return self._counted(_waited_for(relabeled(old, self.processor, self.run.policy(shard.slug))))
+        old_rows = relabeled(old, self.processor, self.run.policy(shard.slug))
+        return self._counted(_waited_for((None, results) for results in old_rows))
 
 
 @dataclass(eq=False)

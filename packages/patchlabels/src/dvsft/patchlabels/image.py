@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,14 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 MANY_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")
 """Where a further picture is one of its own; in a JPEG it is a depth map or a preview."""
 
-NEW_SUBFILE_TYPE, REDUCED = 254, 1
-"""TIFF 6.0, page 36: bit 0 of this tag says that a picture is a smaller version of another."""
+MAX_FRAMES = 10_000
+"""Pictures of one file; a file with more is refused."""
+
+ORIENTATION = 0x0112
+"""EXIF 2.32."""
+
+NEW_SUBFILE_TYPE, NO_PAGE = 254, 0b101
+"""TIFF 6.0, page 36: bit 0 of this tag says that a picture is a smaller version of another, bit 2 that it is a mask."""
 
 
 class ImageError(DvsftError):
@@ -37,39 +45,86 @@ class ImageError(DvsftError):
         self.reason = reason
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, frame: int = 0) -> Image.Image:
     """The upright RGB picture that `data` holds.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit gray is scaled to 8 bits, CMYK and
-    palettes are converted, of an animation the first frame is taken.
+    palettes are converted. frame: which picture of a file with several, one of `frames`.
     Raises ImageError: empty, not_an_image, too_many_pixels or truncated.
     """
-    image = _open(data)
-    width, height = image.size
-    if width * height > MAX_IMAGE_PIXELS:
-        raise ImageError(
-            "too_many_pixels",
-            f"found {width} x {height} px, expected at most {MAX_IMAGE_PIXELS} pixels; scale the image down",
-        )
+    image: Any = _open(data)
+    if image.format != "TIFF":  # to seek in an animation is to decode all that comes before
+        _require_size(image)
     try:
+        if frame:
+            image.seek(frame)
+        _require_size(image)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError ...
         raise ImageError("truncated", f"the {image.format} data cannot be decoded: {error}") from error
 
 
-def count_frames(data: bytes) -> int:
-    """How many pictures a file holds: pages of a TIFF less its thumbnails, frames of an animation. 1 for a file that
-    cannot be opened; of a damaged one those before the damage."""
-    count = 1
-    with contextlib.suppress(Exception):  # decode says what is wrong with it
+def orientation(data: bytes, frame: int = 0) -> int:
+    """EXIF's orientation of a picture as it is stored, 1 to 8, which `decode` undoes. Raises ImageError."""
+    image = _open(data)
+    if frame:
+        image.seek(frame)
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def frames(data: bytes) -> list[int]:
+    """The pictures of a file that are pages, as `decode` takes them: of a TIFF all but thumbnails and masks, of an
+    animation every frame. At least one: for a file or a frame that is damaged, `decode` says what is wrong.
+
+    Nothing is decoded. Raises ImageError too_many_frames.
+    """
+    try:
         image: Any = _open(data)
-        if image.format not in MANY_FRAMES:
-            return 1
-        for number in range(1, getattr(image, "n_frames", 1)):
+    except ImageError:
+        return [0]
+    if image.format not in MANY_FRAMES:
+        return [0]
+    found = _tiff_pages(image) if image.format == "TIFF" else range(_count_frames(image))
+    pages = list(islice(found, MAX_FRAMES + 1))
+    if len(pages) > MAX_FRAMES:
+        raise ImageError("too_many_frames", f"found more than {MAX_FRAMES} pictures in one file; split it")
+    return pages or [0]
+
+
+def _tiff_pages(image: Any) -> Iterator[int]:
+    for number in count():
+        try:
             image.seek(number)
-            count += not (image.format == "TIFF" and image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED)
-    return count
+        except EOFError:
+            return
+        except Exception:  # the directory is damaged here; the pages before it are fine
+            yield number
+            return
+        if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE:
+            yield number
+
+
+def _count_frames(image: Any) -> int:
+    with contextlib.suppress(Exception):
+        return int(getattr(image, "n_frames", 1))
+    return 1
+
+
+def _require_size(image: Image.Image) -> None:
+    require_pixels(*image.size)
+
+
+def require_pixels(width: float, height: float, cure: str = "scale the image down") -> None:
+    """Raise ImageError too_many_pixels for a picture that is not to be decoded or rendered."""
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageError(
+            "too_many_pixels",
+            f"found {width:.0f} x {height:.0f} px, expected at most {MAX_IMAGE_PIXELS} pixels; {cure}",
+        )
 
 
 def _open(data: bytes) -> Image.Image:

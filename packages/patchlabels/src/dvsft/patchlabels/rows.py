@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dvsft.patchlabels import shards
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.layout import LayoutSpec
 
@@ -34,6 +35,7 @@ DROP_REASONS = (
     "no_glyph",  # rendering: no font has the characters, the word was not drawn
     "misaligned",  # OCR: the recognizer's characters do not add up to the line's text
     "no_token",  # the tokenizer makes nothing of the word
+    "low_confidence",  # the recognizer is not sure enough of it
     "too_many_tokens",
     "too_tall",
     "too_small",  # to be read in any view that shows it
@@ -218,8 +220,10 @@ def _groups(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any
 
 
 def open_shard(file: Any) -> tuple[pq.ParquetFile, Metadata]:
-    """Open a shard by path or binary file and check that it is one. Raises ContractError if it is not."""
-    parquet = pq.ParquetFile(file)
+    """Open a shard by path, address (see shards.py) or binary file and check that it is one. Raises ContractError if
+    it is not. Of a remote shard the columns that are read together are few ranges."""
+    remote = shards.is_remote(file)
+    parquet = pq.ParquetFile(shards.open_binary(file) if remote else file, pre_buffer=remote)
     found = parquet.schema_arrow.metadata or {}
     if METADATA_KEY not in found:
         raise ContractError(f"{file} is Parquet but no label shard (no 'patchlabels' metadata); see make labels")
@@ -230,16 +234,27 @@ def read(file: Any, columns: Sequence[str] | None = None) -> Iterator[dict[str, 
     """The rows of a shard, a row group in memory at a time; `columns` limits what is read from disk. One may be part of
     a column, "words.list.element.text"."""
     parquet, _ = open_shard(file)
-    for batch in parquet.iter_batches(batch_size=ROW_GROUP_PAGES, columns=_stored(parquet, columns)):
-        for row in batch.to_pylist():
-            yield _current(row, columns)
+    stored = _stored(parquet, columns)
+    for group in range(parquet.num_row_groups):  # each by itself: what was buffered ahead is all kept until the next
+        for batch in parquet.iter_batches(ROW_GROUP_PAGES, row_groups=[group], columns=stored):
+            for row in batch.to_pylist():
+                yield _current(row, columns)
+
+
+def read_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """A row group of an open shard, as it is stored; `rows_of` makes rows of it."""
+    return parquet.read_row_group(group, columns=_stored(parquet, columns))
 
 
 def read_some(
     parquet: pq.ParquetFile, group: int, numbers: Iterable[int], columns: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """The rows of an open shard that have these numbers in a row group, which is read once."""
-    table = parquet.read_row_group(group, columns=_stored(parquet, columns))
+    return rows_of(read_group(parquet, group, columns), numbers, columns)
+
+
+def rows_of(table: pa.Table, numbers: Iterable[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a row group that have these numbers in it."""
     return [_current(table.slice(number, 1).to_pylist()[0], columns) for number in numbers]
 
 

@@ -54,13 +54,18 @@ class Dataset(Settings):
     """Label shards that are drawn from in one way."""
 
     labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Folders or globs of label shards."""
+    """Folders or globs of label shards, local or addresses such as s3://bucket/folder."""
     questions_per_page: Literal[0, 1, 2, "all"] = 1
     """1 or 2 drawn at random per epoch (two make one conversation of two turns), or "all", each a sample of its own. 0
     shows the labeled pages without any question: only their vision labels train."""
-    ask: Literal["qa", "transcription"] = "qa"
+    ask: Literal["qa", "transcription", "pairs"] = "qa"
     """"qa" asks the questions of the page; "transcription" asks for all its words instead, in one turn per page, and
-    needs no questions."""
+    needs no questions; "pairs" takes its preference pairs, each a sample, with their stored prompts."""
+
+    weight: Positive = 1.0
+    """How often its samples are seen per epoch: 2 draws them twice, 0.5 half of them, others in other epochs."""
+    max_pages: Count | None = None
+    """At most so many of the pages that can be used, drawn by `seed` for all epochs; by default all."""
 
     @property
     def vision_only(self) -> bool:
@@ -69,6 +74,10 @@ class Dataset(Settings):
 
     @model_validator(mode="after")
     def _one_transcription_per_page(self) -> Dataset:
+        if self.ask == "pairs" and self.questions_per_page != 1:
+            raise ConfigError(
+                f'questions_per_page = {self.questions_per_page} beside ask = "pairs", which takes all; leave it out'
+            )
         if self.ask == "transcription" and self.questions_per_page not in (0, 1):
             raise ConfigError(
                 f'questions_per_page = {self.questions_per_page}, expected 0 or 1 with ask = "transcription", which '
@@ -77,24 +86,34 @@ class Dataset(Settings):
         return self
 
 
+MIN_PIXELS, MAX_PIXELS = 65_536, 2_097_152
+"""64 and 2048 visual tokens of 32 x 32 px, arXiv 2605.26656."""
+
+
 class Data(Settings):
     """What is trained on."""
 
     dataset: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     """Where the labels are; samples of all datasets are shuffled together."""
-    min_pixels: Count = 65_536
-    """Smallest area of the resized image, in pixels."""
-    max_pixels: Count = 2_097_152
-    """Largest area of the resized image, in pixels."""
+    min_pixels: Count | None = None
+    """Smallest area of the resized image, in pixels; 65,536 by default for models that have such a limit."""
+    max_pixels: Count | None = None
+    """Largest area of the resized image, in pixels; 2,097,152 by default for models that have such a limit."""
     max_length: Count = 8192
     """Longest sample in tokens, image included; longer ones are left out and counted."""
     workers: Whole = 4
     """Processes per rank that make batches ahead; 0 makes them between steps."""
+    cache: str = ""
+    """Folder on a local disk for row groups of the shards that were read and hold pages of samples to come, by default
+    below the system's temporary folder. It is emptied when the run ends."""
+    cache_gib: NotNegative = 16.0
+    """How much the cache may hold, per machine. What does not fit is read again for every sample; 0 keeps nothing."""
 
     @model_validator(mode="after")
     def _smallest_below_largest(self) -> Data:
-        if self.max_pixels < self.min_pixels:
-            raise ConfigError(f"max_pixels = {self.max_pixels}, expected at least min_pixels = {self.min_pixels}")
+        low, high = self.min_pixels or MIN_PIXELS, self.max_pixels or MAX_PIXELS
+        if high < low:
+            raise ConfigError(f"max_pixels = {high}, expected at least min_pixels = {low}")
         return self
 
 
@@ -171,6 +190,11 @@ class Config(Settings):
                 f"data.dataset[{silent[0]}].questions_per_page = 0 shows pages without an answer, and method.name = "
                 f'"{self.method.name}" trains on answers alone; set ask = "transcription" or questions_per_page = 1, '
                 "or choose a method with a vision loss"
+            )
+        if self.method.pairs and (other := [one.ask for one in self.data.dataset if one.ask != "pairs"]):
+            raise ConfigError(
+                f'data.dataset.ask = "{other[0]}", and method.name = "{self.method.name}" learns from pairs; set ask = '
+                '"pairs" and make them with: dvsft preferences'
             )
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):

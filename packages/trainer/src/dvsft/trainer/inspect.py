@@ -1,20 +1,19 @@
-"""One batch as people read it: tokens, what each must predict, each label beside its patch."""
+"""One batch as people read it: each label on its page and beside its patch, tokens and what each must predict."""
 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import sys
 from collections.abc import Sequence
-from html import escape
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from dvsft.patchlabels import command, settings
+from dvsft.patchlabels import command, settings, webpage
+from dvsft.patchlabels.layout import Layout
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
 from dvsft.trainer.data import micro_batches
@@ -23,61 +22,45 @@ from dvsft.trainer.plan import make_plan
 from dvsft.trainer.train import open_data
 from dvsft.visionloss.loss import IGNORE
 
-STYLE = """
-body { font: 14px sans-serif; margin: 2em; max-width: 70em }
-code { background: #eee; border-radius: 3px; padding: 0 2px; margin: 1px; display: inline-block }
-code.text { background: #bde5bd } code.padding { color: #999 }
-figure { display: inline-block; margin: 4px; text-align: center }
-figure img { height: 64px; border: 1px solid #888 }
-"""
-
 
 def batch_page(examples: Sequence[Example], batch: dict[str, Tensor], encoder: Encoder) -> str:
-    """HTML of a batch made from `examples`. All text is escaped."""
-    offset, sections = 0, []
-    for number, example in enumerate(examples):
-        count = example.visual_tokens
-        pictures = encoder.family.patch_pictures(encoder.processor, batch, offset, count) if count else []
-        offset += count
-        sections.append(_section(example, number, batch, pictures, encoder))
-    return f"<!doctype html><meta charset=utf-8><title>batch</title><style>{STYLE}</style>{''.join(sections)}"
+    """HTML of a batch made from `examples`."""
+    shown = [_example(example, number, batch, encoder) for number, example in enumerate(examples)]
+    body, script = ((files("dvsft.trainer") / f"inspect.{kind}").read_text("utf-8") for kind in ("html", "js"))
+    return webpage.document("Batch", body, script, shown)
 
 
-def _section(
-    example: Example, number: int, batch: dict[str, Tensor], pictures: Sequence[Image.Image], encoder: Encoder
-) -> str:
+def _example(example: Example, number: int, batch: dict[str, Tensor], encoder: Encoder) -> dict[str, Any]:
+    """The page, what each text token predicts, and the crop of each labeled visual token, as inspect.js takes them."""
+    layout = encoder.spec.fit(*example.image.size) if example.visual_tokens else None
+    rects = layout.rects().round() if layout else ()
     ids = batch["input_ids"][number].tolist()
     labels, image = batch["labels"][number].tolist(), batch["image_index"][number].tolist()
     more, mask = batch["more_labels"][number].tolist(), batch["attention_mask"][number].tolist()
-    tokens, figures, visual = [], [], 0
+    tokens: list[list[Any]] = []
+    crops: list[list[Any]] = []
+    visual, decode = 0, encoder.processor.tokenizer.decode
     for token, label, others, index, attended in zip(ids, labels, more, image, mask, strict=True):
+        predicts = [decode([one]) for one in (label, *others) if one != IGNORE]
         if token == encoder.image_token and attended:
-            if label != IGNORE:
-                words = [_text(one, encoder) for one in (label, *others) if one != IGNORE]
-                figures.append(_figure(pictures[visual], visual, " | ".join(words)))
+            if predicts:
+                crops.append([visual, predicts, webpage.crop(example.image.crop(rects[visual]))])
             visual += 1
         else:
-            kind = "padding" if not attended else "text" if label != IGNORE and index < 0 else "plain"
-            title = f"predicts {_text(label, encoder)}" if label != IGNORE else "not supervised"
-            tokens.append(f'<code class="{kind}" title="{escape(title)}">{escape(_text(token, encoder))}</code>')
-    return (
-        f"<h2>{escape(example.id)}</h2><p>{len(ids)} tokens, {example.rows} x {example.cols} patches, "
-        f"{len(figures)} vision labels. Green tokens are supervised (hover: what they predict).</p>"
-        f"<p>{''.join(tokens)}</p><div>{''.join(figures)}</div>"
-    )
+            kind = "padding" if not attended else "text" if predicts and index < 0 else "plain"
+            tokens.append([decode([token]), kind, "".join(predicts)])
+    return {
+        "id": example.id,
+        "about": f"{len(ids)} tokens, {example.visual_tokens} visual tokens, {len(crops)} vision labels",
+        "page": _page(example.image, layout) if layout else None,
+        "tokens": tokens,
+        "crops": crops,
+    }
 
 
-def _text(token: int, encoder: Encoder) -> str:
-    text: str = encoder.processor.tokenizer.decode([token])
-    return text.replace("\n", "\\n")
-
-
-def _figure(picture: Image.Image, patch: int, label: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    caption = f"<figcaption>{patch}: {escape(label)}</figcaption>"
-    return f'<figure><img src="data:image/png;base64,{data}">{caption}</figure>'
+def _page(image: Image.Image, layout: Layout) -> dict[str, Any]:
+    views = webpage.views(layout)
+    return {"image": webpage.picture(image), "width": layout.width, "height": layout.height, "views": views}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

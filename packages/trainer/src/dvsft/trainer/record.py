@@ -19,7 +19,14 @@ from dvsft.trainer.plan import Plan
 DECIDING = ("ranks", "config", "labels", "samples_sha256", "frozen_sha256")
 """What a resumed run must share with the first one. Versions may differ: run.json keeps those of the first."""
 
-FREE = ("config.output", "config.tracker", "config.data.workers", "config.checkpoint.resume_every")
+FREE = (
+    "config.output",
+    "config.tracker",
+    "config.data.workers",
+    "config.data.cache",
+    "config.data.cache_gib",
+    "config.checkpoint.resume_every",
+)
 """Settings that change nothing a run learns."""
 
 PACKAGES = ("torch", "transformers", "deepspeed", "peft", "dvsft-trainer", "dvsft-patchlabels")

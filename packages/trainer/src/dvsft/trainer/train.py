@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from dvsft.patchlabels import command, settings
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
-from dvsft.trainer.batch import Encoder, make_example
+from dvsft.trainer.batch import Encoder, Reference, make_example
+from dvsft.trainer.cache import GroupCache
+from dvsft.trainer.card import model_card
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
-from dvsft.trainer.families import ModelError, family_in
+from dvsft.trainer.data import Mixture, Sample, micro_batches
+from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
+from dvsft.trainer.pages import DataError
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
+from dvsft.trainer.reference import Measured, get_reference, measure_pairs
 from dvsft.trainer.track import Log, peak_memory_gib
 from dvsft.visionloss.loss import IGNORE
 
@@ -48,7 +53,7 @@ def train(config: Config, resume: bool = False) -> None:
     output, base = Path(config.output), local_folder(config.model.path)
     engines.as_rank_0(lambda: checkpoint.refuse_other_run(output, resume))
 
-    mixture, encoder = open_data(config, base)
+    mixture, encoder = open_data(config, base, GroupCache(config.data.cache, config.data.cache_gib))
     plan = make_plan(config, mixture)
     model = SupervisedModel(load_model(base, config.model, config.seed), config.method)
     engine = engines.start_engine(model, config, world_size, plan.steps)
@@ -67,7 +72,8 @@ def train(config: Config, resume: bool = False) -> None:
     log = Log(output, config.tracker, record, done) if rank == 0 else None
 
     accumulation, saved = config.accumulation(world_size), done
-    passes = load_batches(config, mixture, encoder, plan, rank, world_size, done)
+    reference = find_reference(engine, config, mixture, encoder, plan, done) if config.method.pairs else {}
+    passes = load_batches(config, mixture, encoder, plan, rank, world_size, done, reference)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
         check_finite(figures, step, saved)
@@ -75,11 +81,13 @@ def train(config: Config, resume: bool = False) -> None:
             log(figures, step)
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
             check_frozen(engine, frozen, device)
-            checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
+            name = plan.exports[step]
+            checkpoint.export(engine, base, output / name, config.model.lora, model_card(record, name, step))
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
             saved = step
     checkpoint.remove_state(output / "state")
+    mixture.forget()
 
 
 def check_frozen(engine: Any, frozen: str, device: torch.device) -> None:
@@ -102,15 +110,46 @@ def check_finite(figures: dict[str, float], step: int, saved: int) -> None:
         )
 
 
-def open_data(config: Config, base: Path) -> tuple[Mixture, Encoder]:
+def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encoder, plan: Plan, done: int) -> Reference:
+    """What the model gave the plan's pairs before its first step; measured then, over all ranks."""
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    samples = list(dict.fromkeys(sample for sample in plan.samples if sample))
+    ids = [mixture.pair_id(sample) for sample in samples]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise DataError(f"two preference pairs have the id {twice}; expected one of each")
+
+    def measure() -> Measured:
+        width = config.optimizer.micro_batch * ranks
+        padded = replace(plan, samples=[*samples, *[None] * (-len(samples) % width)])
+        chunks = micro_batches(
+            padded.samples, rank=rank, world_size=ranks, micro_batch=config.optimizer.micro_batch, accumulation=1
+        )
+        names = [[mixture.pair_id(sample) for sample in chunk if sample] for chunk in chunks]
+        return measure_pairs(
+            engine, names, load_batches(config, mixture, encoder, padded, rank, ranks, 0), engine.device
+        )
+
+    return get_reference(Path(config.output) / "reference.parquet", local_folder(config.model.path), ids, measure, done)
+
+
+def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
-    processor, grid, tokenizer_sha256 = load_processor(base, config.data)
-    encoder = Encoder(processor, family_in(base), grid)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths()), encoder
+    processor, spec, tokenizer_sha256 = load_processor(base, config.data)
+    model_type = model_type_in(base)
+    encoder = Encoder(processor, spec, config.method.pairs, model_type in family_of(model_type).SHARES_PROMPTS)
+    return Mixture(config.data.dataset, spec, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
 
 
 def load_batches(
-    config: Config, mixture: Mixture, encoder: Encoder, plan: Plan, rank: int, world_size: int, done: int
+    config: Config,
+    mixture: Mixture,
+    encoder: Encoder,
+    plan: Plan,
+    rank: int,
+    world_size: int,
+    done: int,
+    reference: Reference | None = None,
 ) -> Passes:
     """The batches of this rank after `done` steps, made ahead by worker processes."""
     batches = micro_batches(
@@ -124,7 +163,7 @@ def load_batches(
 
     def encode(samples: Sequence[Sample | None]) -> dict[str, Tensor] | DataError:
         try:
-            return encoder([make_example(mixture, sample) for sample in samples])
+            return encoder([make_example(mixture, sample, reference) for sample in samples])
         except DataError as error:
             return error  # `train_step` raises it: a worker process would bury it in tracebacks
 

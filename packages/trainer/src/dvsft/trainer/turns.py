@@ -14,12 +14,14 @@ Turn = tuple[str, str]
 class Asked(NamedTuple):
     """A way to ask. turns: a row of label shards -> the turns that can be drawn of it; their numbers are those of
     Sample.questions. columns: what of a row they are made of. instructed: whether an instruction follows the question.
-    missing: why a page without turns is left out."""
+    missing: why a page without turns is left out. rejected: a row -> for each turn the answer that its own is preferred
+    to, for pairs alone, each of which is a sample."""
 
     turns: Callable[[dict[str, Any]], Sequence[Turn]]
     columns: tuple[str, ...]
     instructed: bool
     missing: str
+    rejected: Callable[[dict[str, Any]], Sequence[str]] | None = None
 
     def prompt(self, question: str, instruction: str) -> str:
         """The text of the user's turn."""
@@ -37,6 +39,15 @@ def transcription(row: dict[str, Any]) -> list[Turn]:
     return [(TRANSCRIBE, text)] if text else []
 
 
+def chosen(row: dict[str, Any]) -> list[Turn]:
+    """The stored prompts and chosen answers of the page's preference pairs, as they stand."""
+    return [(pair["prompt"], pair["chosen"]) for pair in row["pairs"] or ()]
+
+
+def rejected(row: dict[str, Any]) -> list[str]:
+    return [pair["rejected"] for pair in row["pairs"] or ()]
+
+
 def nothing(row: dict[str, Any]) -> list[Turn]:
     """No turn: the page is shown, and its vision labels alone train."""
     return []
@@ -46,4 +57,5 @@ NOTHING = Asked(nothing, (), False, "page_without_label")
 ASKED = {
     "qa": Asked(questions, ("qa",), True, "page_without_question"),
     "transcription": Asked(transcription, ("words.list.element.text",), False, "page_without_word"),
+    "pairs": Asked(chosen, ("pairs",), False, "page_without_pair", rejected),
 }

@@ -116,13 +116,16 @@ def row_loss(
     every rank once, however many rows the rank has.
     """
     labels = labels[:, None] if labels.dim() == 1 else _without_repeats(labels)
-    factors = head_factors(hidden, lm_head)
+    factors, device = head_factors(hidden, lm_head), hidden.device.type
+    if torch.is_autocast_enabled(device):  # to what it would make of a head
+        factors = [(x.to(torch.get_autocast_dtype(device)), w.to(torch.get_autocast_dtype(device))) for x, w in factors]
     dense = torch.unique(image_index, return_inverse=True)[1]  # numbers of images may be large
     image_index = dense.where(image_index >= 0, TEXT)
     ids, sizes = distinct_labels(labels, image_index)
     needs_grad = torch.is_grad_enabled()
     plan = _Plan(labels, image_index, weight, ids, sizes, beta, chunk_size, needs_grad, transform)
-    return RowLoss(*_ChunkedRows.apply(plan, *[tensor for pair in factors for tensor in pair]))
+    with torch.autocast(device, enabled=False):
+        return RowLoss(*_ChunkedRows.apply(plan, *[tensor for pair in factors for tensor in pair]))
 
 
 def head_factors(hidden: Tensor, lm_head: Any) -> list[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dvsft.labeler import files
-from dvsft.labeler.commands.label import beam_options
+from dvsft.labeler.commands.label import beam_options, pipeline_with
 from dvsft.labeler.config import Config, load
 from dvsft.labeler.filtering.perplexity import ScoreShards, describe
 from dvsft.labeler.filtering.select import FilterRun, prepare_filter, read_perplexities, summary
@@ -41,7 +41,7 @@ def execute(run: FilterRun, config: Config, options: PipelineOptions) -> int:
     results, per_shard = files.join(run.out, "perplexities"), config.output.pages_per_shard
     started = time.time()
     shown = progress.shown("perplexities", results, run.planned, per_shard)
-    with shown, beam.Pipeline(options=options) as pipeline:
+    with shown, pipeline_with(options) as pipeline:
         build(pipeline, run, config)
     seconds = time.time() - started
     files.remove_temporary(run.out, before=started)

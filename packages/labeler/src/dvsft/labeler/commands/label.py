@@ -18,12 +18,15 @@ import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam'
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo, FnApiRunner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import attempts, progress, stats
-from dvsft.labeler.runs.folder import RESULTS, Run, prepare
+from dvsft.labeler.runs.folder import RESULTS, Run, is_whole, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, Labeling, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import command, settings
@@ -50,13 +53,15 @@ def execute(run: Run, label_shards: Labeling, options: PipelineOptions) -> int:
     results, per_shard = files.join(run.out, RESULTS), run.config.output.pages_per_shard
     shown = progress.shown("labeling", results, run.planned, per_shard)
     sigterm = attempts.ended_by_sigterm()
-    with one_line_if_full(run.out), shown, sigterm, beam.Pipeline(options=options) as pipeline:
+    with one_line_if_full(run.out), shown, sigterm, pipeline_with(options) as pipeline:
         build(pipeline, run, label_shards)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
     files.remove_temporary(run.out, before=started)
     made = stats.read(run.out)
     print(f"\n{stats.funnel(made)}\n\nlabels:  {results}/*/*.parquet")
+    for warning in stats.warnings(made):
+        print(f"warning: {warning}", file=sys.stderr)
     share, limit = stats.reject_share(made), run.config.output.max_reject_share
     if share:
         print(f"rejects: {share:.2%} of all pages, with reasons in {files.join(run.out, 'rejects')}")
@@ -84,17 +89,29 @@ def one_line_if_full(out: str) -> Iterator[None]:
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options; without --runner the in-process one by name, because the default runner downloads a binary.
 
+    Worker processes import `runs.worker` when they start.
     Raises ConfigError for arguments Beam does not know. Other runners bring options of their own, so theirs pass.
     """
+    flags = [*flags, "--beam_plugins=dvsft.labeler.runs.worker"]
     if any(flag.split("=")[0] == "--runner" for flag in flags):
-        return PipelineOptions(list(flags))
+        return PipelineOptions(flags)
     options = PipelineOptions([*flags, "--runner=FnApiRunner"])
     parsers: list[argparse.ArgumentParser] = []
     options.get_all_options(add_extra_args_fn=parsers.append)
-    unknown = parsers[0].parse_known_args(list(flags))[1]
+    unknown = parsers[0].parse_known_args(flags)[1]
     if unknown:
         raise ConfigError(f"unknown arguments {' '.join(unknown)}: neither --help nor Beam's options name them")
     return options
+
+
+def pipeline_with(options: PipelineOptions) -> beam.Pipeline:
+    """An empty graph on the runner of the options. The in-process one keeps the options from the processes it starts,
+    which need them for s3:// and for `runs.worker`, unless they are given to it once more."""
+    if not runs_here(options):
+        return beam.Pipeline(options=options)
+    told = JobServiceHandle.encode_pipeline_options(options.get_all_options(drop_default=True))
+    info = ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=told))
+    return beam.Pipeline(runner=FnApiRunner(provision_info=info), options=options)
 
 
 def runs_here(options: PipelineOptions) -> bool:
@@ -119,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = beam_options(beam_flags)
     FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
     config = load(known.config, known.overrides)
-    if config.needs_ocr and runs_here(options):
+    if config.needs_ocr and runs_here(options) and not is_whole(known.out):
         make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
     run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)

@@ -1,4 +1,4 @@
-"""The model's processor, as far as labels need it: its patch grid and its tokenizer, without torch."""
+"""The model's processor, as far as labels need it: its layout and its tokenizer, without torch."""
 
 from __future__ import annotations
 
@@ -14,43 +14,61 @@ from tokenizers import Tokenizer
 
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, Model
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.labeler.labels.assign import Tokens
+from dvsft.labeler.labels.units import split_units, unit_ends
+from dvsft.patchlabels.layout import LayoutSpec
+from dvsft.patchlabels.layout.files import NAMES
 from dvsft.patchlabels.settings import is_path
 
-FILES = ("preprocessor_config.json", "tokenizer.json")
+FILES = (*NAMES, "tokenizer.json")
+"""Those of a checkpoint that labels depend on. Not every checkpoint has all of NAMES."""
+
 CONTROL = re.compile(r"<[^<>]+>")  # how control tokens are written; Qwen marks some of them, as <think>, as ordinary
 
 
 @dataclass(frozen=True)
 class Processor:
-    grid: GridSpec
+    layout: LayoutSpec
     tokenizer: Tokenizer
 
     def __reduce__(self) -> Any:
         """A pickled tokenizer forgets that names of control tokens are text."""
-        return _unpickled, (self.grid, self.tokenizer.to_str())
+        return _unpickled, (self.layout, self.tokenizer.to_str())
 
-    def token_ids(self, words: Sequence[str], leading_space: bool) -> list[list[int]]:
-        """All token ids of each word on its own, no special tokens added."""
+    def units(self, words: Sequence[str]) -> list[str]:
+        """Words as they are drawn and labeled, see `units`."""
+        encodings = self.tokenizer.encode_batch(list(words), add_special_tokens=False)
+        return split_units(words, [encoding.offsets for encoding in encodings])
+
+    def tokens(self, words: Sequence[str], leading_space: bool) -> list[Tokens]:
+        """All tokens of each word on its own, no special tokens added."""
         texts = [f" {word}" for word in words] if leading_space else list(words)
-        return [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [_tokens(word, encoding, int(leading_space)) for word, encoding in zip(words, encodings, strict=True)]
 
 
-def _unpickled(grid: GridSpec, tokenizer: str) -> Processor:
-    return Processor(grid, open_tokenizer(tokenizer.encode()))
+def _tokens(word: str, encoding: Any, before: int) -> Tokens:
+    """before: characters that were put before the word."""
+    offsets = [(max(0, start - before), max(0, end - before)) for start, end in encoding.offsets]
+    return Tokens(encoding.ids, [end for _, end in offsets], unit_ends(word, offsets))
+
+
+def _unpickled(layout: LayoutSpec, tokenizer: str) -> Processor:
+    return Processor(layout, open_tokenizer(tokenizer.encode()))
 
 
 def open_processor(folder: str, settings: Model) -> Processor:
-    """From a folder on any filesystem that holds FILES. Raises ConfigError, GridError."""
-    preprocessor, tokenizer = (files.read_bytes(files.join(folder, name)) for name in FILES)
+    """From a folder on any filesystem that holds FILES. Raises ConfigError, LayoutError."""
+    paths = {name: files.join(folder, name) for name in FILES}
+    found = {name: files.read_bytes(path) for name, path in paths.items() if files.exists(path)}
     try:
-        fields = dict(json.loads(preprocessor))
-        opened = open_tokenizer(tokenizer)
+        opened = open_tokenizer(found.pop("tokenizer.json"))
+        parsed = {name: dict(json.loads(data)) for name, data in found.items()}
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
             f"the processor in {folder} cannot be read: {error}; use the files its checkpoint was published with"
         ) from error
-    return Processor(GridSpec.from_preprocessor_config(fields, settings.min_pixels, settings.max_pixels), opened)
+    return Processor(LayoutSpec.from_files(parsed, settings.min_pixels, settings.max_pixels), opened)
 
 
 def open_tokenizer(data: bytes) -> Tokenizer:
@@ -72,11 +90,13 @@ def open_tokenizer(data: bytes) -> Tokenizer:
 def find_processor(name: str) -> Path:
     """The local folder of a processor: as named, or downloaded where no such folder exists. Raises ConfigError."""
     folder = find_folder("model.processor", name, FILES)
-    missing = [file for file in FILES if not (folder / file).is_file()]
+    described = [file for file in NAMES[:2] if (folder / file).is_file()]
+    missing = [] if described else [NAMES[0]]
+    missing += [] if (folder / "tokenizer.json").is_file() else ["tokenizer.json"]
     if missing:
         raise ConfigError(
             f"model.processor = {name!r} lacks {', '.join(missing)}; "
-            f"expected a folder or hub id with {' and '.join(FILES)}"
+            f"expected a folder or hub id with {NAMES[0]} (or {NAMES[1]}) and tokenizer.json"
         )
     return folder
 

@@ -1,15 +1,12 @@
 """One self-contained HTML page on which a run can be looked at.
 
-Pages in true size with the patch grid, each labeled patch tinted, its word and token on hover, words without a label
-in the color of the reason. OCR text is untrusted: it reaches the page only as JSON and is set as text, never as HTML.
+Pages with the cells of their visual tokens: the token of each label in its cell, the box of its word, words without a
+label in the color of the reason; what was rejected and why; the funnel, a column per source.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import html
-import io
 import json
 from collections.abc import Iterator, Sequence
 from importlib.resources import files as resources
@@ -24,33 +21,42 @@ from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.folder import Run, load
 from dvsft.labeler.runs.plan import Shard
 from dvsft.labeler.word import words_of_row
-from dvsft.patchlabels import image, rows
-from dvsft.patchlabels.grid import Grid
+from dvsft.patchlabels import image, rows, webpage
 
-WEBP_SIDE = 16383  # px, the most that WebP can hold
+REJECTS = 200  # shown per source; the others are counted
 
 
 def write_preview(out: str, pages: int) -> str:
     """Write preview.html into a run folder with up to `pages` pages per source; returns its path."""
     run = load(out)
-    shown = [page for slug in run.planned for page in _pages(run, slug, pages)]
-    template = (resources("dvsft.labeler.preview") / "preview.html").read_text()
     counts = stats.read(out) if files.exists(files.join(out, "stats.json")) else {}
-    document = (
-        template.replace("__TITLE__", html.escape(out))
-        .replace("__FUNNEL__", html.escape(stats.funnel(counts)))
-        .replace("__REASONS__", _json(list(rows.DROP_REASONS)))
-        .replace("__PAGES__", _json(shown))
+    data = {
+        "out": out,
+        "pages": [page for slug in run.planned for page in _pages(run, slug, pages)],
+        "reasons": list(rows.DROP_REASONS),
+        "rejects": [reject for slug in run.planned for reject in _rejects(run, slug)],
+        "rejected": [[slug, *found] for slug, made in counts.items() for found in stats.rejected(made)],
+        "funnel": stats.funnel_table(counts),
+    }
+    body, script = (
+        (resources("dvsft.labeler.preview") / f"preview.{kind}").read_text("utf-8") for kind in ("html", "js")
     )
     path = files.join(out, "preview.html")
-    files.write_bytes(path, document.encode())
+    files.write_bytes(path, webpage.document(f"Labels of {out}", body, script, data).encode())
     return path
 
 
-def _json(value: Any) -> str:
-    """JSON that is safe inside a <script>: no text in it can close the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=True)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _rejects(run: Run, slug: str) -> list[list[str]]:
+    """[source, page, what, stage, reason, message] of the first REJECTS of a source. What nobody asked for, by a filter
+    or a draw, comes last."""
+    paths = [files.join(run.out, "rejects", slug, "source.jsonl"), *(shard.rejects for shard in run.shards_of(slug))]
+    found = [
+        [slug, *(reject[key] for key in ("page_id", "what", "stage", "reason", "message"))]
+        for path in paths
+        if files.exists(path)
+        for reject in map(json.loads, files.read_bytes(path).splitlines())
+    ]
+    return sorted(found, key=lambda reject: reject[3] == "select")[:REJECTS]
 
 
 def _pages(run: Run, slug: str, limit: int) -> Iterator[dict[str, Any]]:
@@ -70,18 +76,21 @@ def _pages(run: Run, slug: str, limit: int) -> Iterator[dict[str, Any]]:
 def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[str, Any]:
     words = words_of_row(row["words"])
     policy = run.policy(shard.slug)
-    token_ids = processor.token_ids([word.text for word in words], policy.leading_space)
-    grid = Grid(row["rows"], row["cols"], row["width"], row["height"], processor.grid.side)
-    reasons = assign(words, token_ids, grid, policy).reasons
-    tokens = [processor.tokenizer.id_to_token(token) or "" for token in row["token_id"]]
+    word_tokens = processor.tokens([word.text for word in words], policy.leading_space)
+    layout = processor.layout.fit(row["width"], row["height"])
+    reasons = assign(words, word_tokens, layout, policy).reasons
+    tokens = [_text(processor.tokenizer, token) for token in row["token_id"]]
+    picture = image.decode(row["image"]["bytes"])
     return {
         "id": row["id"],
         "source": shard.slug,
-        "image": _data_url(row["image"]["bytes"]),
+        "image": webpage.picture(picture),
+        "thumbnail": webpage.thumbnail(picture),
         "width": row["width"],
         "height": row["height"],
-        "rows": row["rows"],
+        "grid": f"{row['rows']} × {row['cols']} patches",
         "cols": row["cols"],
+        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
         "labels": [
             list(label) for label in zip(row["patch_index"], row["label_word"], row["token_id"], tokens, strict=True)
         ],
@@ -93,12 +102,10 @@ def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[s
     }
 
 
-def _data_url(data: bytes) -> str:
-    """The upright page as labels see it, lossless, as a data URL."""
-    page, file = image.decode(data), io.BytesIO()
-    kind = "webp" if max(page.size) <= WEBP_SIDE else "png"
-    page.save(file, kind, lossless=True, method=0)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+def _text(tokenizer: Any, token: int) -> str:
+    """A token as text; in the tokenizer's own notation where it is a part of a character."""
+    text: str = tokenizer.decode([token], skip_special_tokens=False)
+    return (tokenizer.id_to_token(token) or "") if "\ufffd" in text else text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,12 +17,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from dvsft.labeler import files
-from dvsft.labeler.page import Page
+from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.parts import Parts
 from dvsft.labeler.runs.plan import Shard
-from dvsft.labeler.runs.shard import Results
+from dvsft.labeler.runs.shard import Kept, Results, Row
 
 DEATHS_BEFORE_CARE = 2
 """A worker may die with its machine; only a shard whose workers go on dying is worth a process of its own."""
@@ -47,12 +48,20 @@ class Attempt:
     def careful(self) -> bool:
         return self.deaths >= DEATHS_BEFORE_CARE
 
-    def each(self, label: Callable[[Sequence[Page]], Iterable[Results]], pages: Sequence[Page]) -> Iterator[Results]:
-        """The results of all pages in order: those that are kept, then what `label` makes of the others."""
-        count = 0
-        for count, results in enumerate(self.parts.read(), start=1):  # noqa: B007 # used after the loop
+    def each(
+        self, label: Callable[[Sequence[Page], Kept], Iterable[Results]], pages: Sequence[Page]
+    ) -> Iterator[Results]:
+        """The results of all pages in order: those that are kept, then what `label` makes of the others. It is given
+        the files from the last one that is begun, and what is kept of that one."""
+        places = {page.id: place for place, page in enumerate(pages)}
+        place, kept = 0, Kept()
+        for results in self.parts.read():
             yield results
-        for results in label(pages[count:]):
+            reject = results[0] if isinstance(results[0], Reject) else None
+            name = _page_id(results[0])
+            found = places.get(name, places.get(name.rpartition("#")[0], place))
+            place, kept = found, Kept(kept.pages + 1 if found == place else 1, reject)
+        for results in label(pages[place:], kept):
             self.parts.add(results)
             yield results
 
@@ -61,6 +70,10 @@ class Attempt:
         with suppress(OSError):  # of a full disk, which the end of the run will tell
             self.parts.save(timeout)
         files.remove([self.path])
+
+
+def _page_id(result: Row | Reject) -> str:
+    return str(result.page_id if isinstance(result, Reject) else result["id"])
 
 
 @contextmanager
@@ -87,11 +100,17 @@ def ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _leave_and_end)
+    before = handle_sigterm()
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def handle_sigterm() -> Any:
+    """From now on SIGTERM ends this process with its attempts left in order. To be called on the main thread; returns
+    the handler before."""
+    return signal.signal(signal.SIGTERM, _leave_and_end)
 
 
 def _leave_and_end(number: int, _: FrameType | None) -> None:

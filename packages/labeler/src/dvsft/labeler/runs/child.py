@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +24,8 @@ from apache_beam.io.filesystems import FileSystems
 
 from dvsft.labeler.ocr.reader import EngineError
 from dvsft.labeler.page import Page, Reject
-from dvsft.labeler.runs.shard import PageLabeler, Results
+from dvsft.labeler.runs.shard import Item, Kept, PageLabeler, Results
+from dvsft.labeler.scans import Scan
 
 ENDS_BEFORE_REJECT = 2
 """A process may be killed by somebody else, as by a machine's own want of memory; hardly twice at one page."""
@@ -31,15 +33,19 @@ ENDS_BEFORE_REJECT = 2
 STARTS = 3
 
 
-def each_alone(labeler: PageLabeler, pages: Iterable[Page]) -> Iterator[Results]:
-    """Label pages one after another in a child process; a page that ends it is a reject.
+def each_alone(labeler: PageLabeler, pages: Iterable[Page], kept: Kept) -> Iterator[tuple[Item, Results]]:
+    """Label pages one after another in a child process; a page that ends it is a reject, and so is a file that ends it
+    when it is opened.
 
-    labeler: without an engine, which the child makes. Raises EngineError, or RuntimeError where no child starts.
+    labeler: without an engine, which the child makes. kept: of the first page's file. Raises EngineError, or
+    RuntimeError where no child starts.
     """
     child = Child(labeler)
     try:
         for page in pages:
-            yield child.label(page)
+            for item in kept.rest(child.items(page)):
+                yield item, child.label(item)
+            kept = Kept()
     finally:
         child.close()
 
@@ -52,20 +58,30 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Any = None
 
-    def label(self, page: Page) -> Results:
+    def items(self, page: Page) -> list[Item]:
+        """What is to be labeled of a page, without the bytes of its file: the child reads them again for each."""
+        found: list[Item] = self._survived("items", page, page.id)
+        return found
+
+    def label(self, item: Item) -> Results:
+        page_id = item.page_id if isinstance(item, Reject) else item.page.id if isinstance(item, Scan) else item.id
+        results: Results = self._survived("label", item, page_id)
+        return results
+
+    def _survived(self, method: str, argument: Any, page_id: str) -> Any:
+        """The child's answer, or a reject of the page that it does not survive."""
         ends: list[str] = []
         while len(ends) < ENDS_BEFORE_REJECT:
             if self._process is None:
                 self._start()
             try:
-                results: Results = self._ask(page)
-                return results
+                return self._ask((method, argument))
             except (EOFError, ConnectionError):
                 code = self.close()
                 if code != -signal.SIGTERM:  # somebody wants the machine; it says nothing of the page
                     ends.append(_named(code))
         return [
-            Reject(page.id, "label", "killed_worker", f"labeled alone, its process ended by {', then by '.join(ends)}")
+            Reject(page_id, "label", "killed_worker", f"labeled alone, its process ended by {', then by '.join(ends)}")
         ]
 
     def close(self) -> int:
@@ -109,8 +125,8 @@ def _named(code: int) -> str:
 
 
 def main(descriptor: int) -> None:
-    """The child's side: Beam's options and a labeler come in, then pages; a word that it is ready goes out, then
-    results."""
+    """The child's side: Beam's options and a labeler come in, then questions, what of the labeler to call with what; a
+    word that it is ready goes out, then answers."""
     for number in (signal.SIGTERM, signal.SIGINT):  # the parent decides when this ends
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):  # where memory ends, it is this process that goes
@@ -123,10 +139,16 @@ def main(descriptor: int) -> None:
         FileSystems.set_options(options)
         labeler = labeler.opened()
         pipe.send("ready")
+        methods = {"items": lambda page: list(map(_without_data, labeler.items(page))), "label": labeler}
         while True:
-            pipe.send(labeler(questions.get()))
+            method, argument = questions.get()
+            pipe.send(methods[method](argument))
     except Exception as error:  # of the run, not of a page
         pipe.send(EngineError(str(error)))
+
+
+def _without_data(item: Item) -> Item:
+    return replace(item, data=b"") if isinstance(item, Scan) else item
 
 
 def _receive(pipe: Any, questions: queue.Queue[Any]) -> None:

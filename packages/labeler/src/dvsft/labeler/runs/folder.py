@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dvsft.labeler import files
-from dvsft.labeler.config import Config, ConfigError, Source, parse
+from dvsft.labeler.config import Config, ConfigError, Labels, Source, parse
 from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
@@ -59,10 +60,10 @@ class Run:
 
     def policy(self, slug: str) -> Policy:
         """The label rules of a source. Rendered words are whole by construction, so none is dropped for its size."""
-        labels = self.config.labels
+        policy = policy_of(self.config.labels)
         if self.source(slug).rendered:
-            return Policy(max_tokens=None, max_height=None, leading_space=labels.leading_space)
-        return Policy(labels.max_tokens, labels.max_height, labels.leading_space)
+            return replace(policy, max_tokens=None, max_height=None, min_confidence=0.0)
+        return policy
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
@@ -74,7 +75,7 @@ class Run:
     def metadata(self, slug: str, processor: Processor) -> Metadata:
         source = self.source(slug)
         return Metadata(
-            layout=processor.grid.layout_spec(),
+            layout=processor.layout,
             tokenizer=dict(self.tokenizer),
             policy=self.policy(slug).to_dict(),
             producer=dict(self.producers[slug]),
@@ -84,10 +85,15 @@ class Run:
         )
 
 
+def policy_of(labels: Labels) -> Policy:
+    """The label rules for words that were read or given."""
+    return Policy(**resolved(labels))
+
+
 def prepare(config: Config, out: str) -> Run:
     """Check everything that can be checked before the first page, then open the run folder or make it.
 
-    Raises ConfigError, GridError, EngineError, SourceError, or RunError where the folder holds another run.
+    Raises ConfigError, LayoutError, EngineError, SourceError, or RunError where the folder holds another run.
     """
     if not config.source:
         raise ConfigError("no [[source]]; name at least one dataset to label")
@@ -120,9 +126,17 @@ def same_run_is_there(run: Run) -> bool:
     return is_same_run(run.out, saved, _settings(run), cure, CHANGES_NO_LABEL)
 
 
+def is_whole(out: str) -> bool:
+    """Whether a folder holds a run with all its shards."""
+    if not files.exists(_run_file(out)):
+        return False
+    there = files.sizes(files.join(out, RESULTS))
+    return all(f"{shard.slug}/{shard.name}.parquet" in there for shard in load(out).shards())
+
+
 def save(run: Run, processor: Path) -> None:
     """Write the processor's files and run.json, which comes last: where it is, the folder is ready."""
-    for name in FILES:
+    for name in (name for name in FILES if (processor / name).is_file()):
         files.write_bytes(files.join(run.out, "processor", name), (processor / name).read_bytes())
     text = json.dumps(_settings(run), indent=2, sort_keys=True) + "\n"
     files.write_bytes(_run_file(run.out), text.encode())
@@ -160,12 +174,18 @@ def _plan(config: Config, source: Source) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return without_undrawn_answers(plan, config.render.fonts) if source.rendered else plan
+    return without_undrawn_answers(plan, open_fonts(config.render)) if source.rendered else plan
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **resolved(config.render), **kept}
+        found = open_fonts(config.render).identity()
+        drawn = {**resolved(config.render), **({"font_files": found} if found else {})}
+        return {"engine": "render", **labeler, **drawn, **kept}
+    if source.own_words:
+        ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
+        return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}
+    labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

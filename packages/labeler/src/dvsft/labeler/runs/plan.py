@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         ("index", pa.int64()),
         ("text", pa.string()),
         ("size", pa.int64()),
+        ("words", pa.string()),
         ("qa", pa.list_(QA_TYPE)),
     ]
 )

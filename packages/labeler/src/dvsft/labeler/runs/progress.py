@@ -57,7 +57,8 @@ def shown(
     total, there, before = sum(source.pages for source in planned.values()), 0, PAGES.done
 
     def count() -> int:
-        return max(int(there + PAGES.done - before), pages_in_shards(results, planned, pages_per_shard))
+        here = int(there + round(PAGES.done - before, 6))  # a page of a file is a fraction of it
+        return min(total, max(here, pages_in_shards(results, planned, pages_per_shard)))
 
     there = count()
     with _bar(doing, total, there, to) if to.isatty() else _lines(doing, total, there, to) as show:
@@ -111,10 +112,8 @@ def pages_in_shards(results: str, planned: Mapping[str, Planned], pages_per_shar
     total = 0
     for shard in shards(results, planned):
         name = f"{shard.slug}/{shard.name}.parquet"
-        if name in there:
-            total += min(pages_per_shard, planned[shard.slug].pages - pages_per_shard * shard.number)
-        else:
-            total += started.get(name, 0)
+        pages = min(pages_per_shard, planned[shard.slug].pages - pages_per_shard * shard.number)
+        total += pages if name in there else min(pages, started.get(name, 0))  # parts count pages of files, plans files
     return total
 
 

@@ -17,7 +17,7 @@ from dvsft.labeler.page import Reject
 from dvsft.labeler.runs.folder import RESULTS, Run, load, same_run_is_there, save
 from dvsft.labeler.runs.identity import RunError, clear_unfinished
 from dvsft.labeler.runs.plan import Shard
-from dvsft.labeler.runs.shard import Results, Row, make_row, row_or_reject
+from dvsft.labeler.runs.shard import Results, Row, make_row, or_reject
 from dvsft.labeler.word import words_of_row
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.rows import tokenizer_sha256
@@ -32,7 +32,7 @@ def relabeled(shard: Shard, processor: Processor, policy: Policy) -> Iterator[Re
             yield [Reject(**json.loads(line))]
     with files.open_binary(shard.labels) as file:
         for row in rows.read(file):
-            yield [row_or_reject(row["id"], partial(_relabel, row, processor, policy))]
+            yield [or_reject(row["id"], partial(_relabel, row, processor, policy))]
 
 
 def _relabel(row: Row, processor: Processor, policy: Policy) -> Row:

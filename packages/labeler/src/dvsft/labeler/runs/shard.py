@@ -11,34 +11,58 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from dvsft.labeler import files
+from dvsft.labeler import files, pdf
 from dvsft.labeler.config import Ocr, Render, Source
 from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import Processor
 from dvsft.labeler.labels.render import render_page
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.ocr.reader import EngineError, Reader
 from dvsft.labeler.page import Page, Reject, Unusable
 from dvsft.labeler.runs.plan import Shard, write_rejects
+from dvsft.labeler.scans import Scan, scans_of
 from dvsft.labeler.sources import hub
 from dvsft.labeler.sources.folder import root
 from dvsft.labeler.word import Word
+from dvsft.labeler.words.scans import with_their_words, words_of_file
 from dvsft.patchlabels import image, rows
-from dvsft.patchlabels.grid import Grid, GridError
+from dvsft.patchlabels.layout import Layout, LayoutError
 from dvsft.patchlabels.rows import Metadata
 
 Row = dict[str, Any]
 Results = list[Row | Reject]
-"""What one page makes: its row or a reject, and a reject for each further page of its file."""
+"""What one page makes: its row or a reject."""
+Item = Page | Scan | Reject
+"""What is labeled in one go: a text or a page of a file; a reject stays one."""
 
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What an earlier worker has finished of the file that comes first. pages: how many. reject: the last, if it is
+    one."""
+
+    pages: int = 0
+    reject: Reject | None = None
+
+    def rest(self, items: list[Item]) -> list[Item]:
+        """The items of that file that are not finished. What can no longer be opened is a reject for those."""
+        match items:
+            case [Reject() as reject] if self.pages and reject != self.reject:
+                return [replace(reject, page_id=f"{reject.page_id}#{self.pages + 1}")]
+        return items[self.pages :]
+
+
+@dataclass(frozen=True)
 class PageLabeler:
-    """A page of one source -> its results. Without an engine it can be sent to another process; `opened` has one."""
+    """A file of one source -> its pages -> their results. Without an engine it can be sent to another process;
+    `opened` has one."""
 
     source: Source
     ocr: Ocr
@@ -49,61 +73,74 @@ class PageLabeler:
 
     @property
     def needs_engine(self) -> bool:
-        return not self.source.rendered
+        return not (self.source.rendered or self.source.own_words)
 
     def opened(self) -> PageLabeler:
         """The same with an engine of its own, where the source needs one. Raises EngineError."""
         return replace(self, engine=make_engine(self.ocr)) if self.needs_engine else self
 
-    def __call__(self, page: Page) -> Results:
-        """Raises EngineError only."""
+    def items(self, page: Page) -> list[Item]:
+        """What is to be labeled of a planned page: a text as it is, of a file each of its pages."""
         if self.source.rendered:
-            return [row_or_reject(page.id, partial(label_text, page, self.render, self.processor, self.policy))]
-        frames: list[Reject] = []
-        return [row_or_reject(page.id, partial(self._label_scan, page, frames)), *frames]
+            return [page]
+        opened = or_reject(page.id, lambda: scans_of(page, _read(page, self.source)))
+        if isinstance(opened, Reject):
+            return [opened]
+        return with_their_words(page, opened, self.source) if self.source.own_words else list(opened)
 
-    def _label_scan(self, page: Page, frames: list[Reject]) -> Row:
-        data = _read(page, self.source)
-        frames += further_frames(page, data)
-        assert self.engine is not None, "a labeler that is not opened"
-        return label_image(page, data, self.engine, self.processor, self.policy)
+    def __call__(self, item: Item) -> Results:
+        """Raises EngineError only."""
+        if isinstance(item, Reject):
+            return [item]
+        if isinstance(item, Page):
+            return [or_reject(item.id, partial(label_text, item, self.render, self.processor, self.policy))]
+        return [or_reject(item.page.id, partial(self._label_scan, item))]
+
+    def _label_scan(self, scan: Scan) -> Row:
+        scan = scan if scan.data else replace(scan, data=_read(scan.page, self.source))
+        return label_scan(scan, self.source, self.engine, self.processor, self.policy)
 
 
-def further_frames(page: Page, data: bytes) -> list[Reject]:
-    """A reject for each further page of a file: until they are read, nobody must take them for labeled."""
-    count = image.count_frames(data)
-    return [
-        Reject(f"{page.id}#{number}", "decode", "further_frame", f"picture {number} of {count}; only the first is read")
-        for number in range(2, count + 1)
-    ]
+def label_scan(scan: Scan, source: Source, engine: Reader | None, processor: Processor, policy: Policy) -> Row:
+    """A page of a file -> its row. engine: not needed for words from files. Raises Unusable."""
+    page, picture = scan.page, scan.picture(source.dpi)
+    _require_layout(processor, picture.size)
+    if scan.words is not None:
+        words, misaligned = words_of_file(scan, picture, source), 0
+    else:
+        words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
+    lost = {"misaligned": misaligned}
+    return make_row(page.id, scan.stored(picture), page.path, picture.size, words, lost, page.qa, processor, policy)
 
 
-def label_image(page: Page, data: bytes, engine: Reader, processor: Processor, policy: Policy) -> Row:
-    """The bytes of a scanned page -> its row. Raises Unusable."""
+def _text_layer(scan: Scan, source: Source, size: tuple[int, int]) -> tuple[list[Word], int] | None:
+    """The words of a PDF page's own text layer and how many of it cannot be read, if it is to be used and has any."""
+    if source.text_layer == "ignore" or not pdf.is_pdf(scan.data):
+        return None
+    words, unreadable = pdf.text_words(scan.data, scan.frame, size)
+    return (words, unreadable) if words else None
+
+
+def _read_words(picture: Image.Image, engine: Reader | None) -> tuple[list[Word], int]:
+    assert engine is not None, "a labeler that is not opened"
     try:
-        picture = image.decode(data)
-    except image.ImageError as error:
-        raise Unusable("decode", error.reason, str(error)) from error
-    _require_grid(processor, picture.size)
-    try:
-        words, misaligned = engine.read(picture)
+        return engine.read(picture)
     except EngineError:  # a thread's own models that cannot be loaded: of the run, not of this page
         raise
     except Exception as error:  # whatever a model run raises on one page must not end the run
         raise Unusable("ocr", type(error).__name__, str(error)) from error
-    lost = {"misaligned": misaligned}
-    return make_row(page.id, data, page.path, picture.size, words, lost, page.qa, processor, policy)
 
 
 def label_text(page: Page, settings: Render, processor: Processor, policy: Policy) -> Row:
     """A text -> the row of its rendered page. Raises Unusable."""
     drawn = render_page(
         page.text or "",
-        processor.grid,
+        processor.layout,
         page_id=page.id,
         seed=settings.seed,
         font_sizes=settings.font_sizes,
-        fonts=settings.fonts,
+        fonts=open_fonts(settings),
+        split=processor.units,
     )
     size, lost = (drawn.width, drawn.height), {"no_glyph": drawn.no_glyph}
     return make_row(page.id, drawn.png, None, size, drawn.words, lost, page.qa, processor, policy)
@@ -125,19 +162,20 @@ def make_row(
     size: (width, height) px. lost: words that never reached `words`, by reason. Raises Unusable.
     """
     words = [_as_stored(word) for word in words]
-    grid = _require_grid(processor, size)
-    token_ids = processor.token_ids([word.text for word in words], policy.leading_space)
-    assignment = assign(words, token_ids, grid, policy)
+    layout = _require_layout(processor, size)
+    tokens = processor.tokens([word.text for word in words], policy.leading_space)
+    assignment = assign(words, tokens, layout, policy)
+    grid_rows, grid_cols = layout.grid or (None, None)
     dropped = {**dict.fromkeys(rows.DROP_REASONS, 0), **lost, **assignment.dropped()}
     return {
         "id": page_id,
         "image": {"bytes": data, "path": path},
         "image_sha256": hashlib.sha256(data).hexdigest(),
-        "width": grid.width,
-        "height": grid.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "visual_tokens": len(grid),
+        "width": layout.width,
+        "height": layout.height,
+        "rows": grid_rows,
+        "cols": grid_cols,
+        "visual_tokens": layout.visual_tokens,
         "words": [vars(word) for word in words],
         "patch_index": assignment.patch_index,
         "token_id": assignment.token_id,
@@ -160,7 +198,7 @@ def write_shard(shard: Shard, results: Iterable[Row | Reject], metadata: Metadat
             files.remove([shard.rejects])
 
 
-def each_page(label: Callable[[Page], T], pages: Iterable[Page], pool: Executor, threads: int) -> Iterator[T]:
+def each_page(label: Callable[[P], T], pages: Iterable[P], pool: Executor, threads: int) -> Iterator[T]:
     """What `label` makes of each page, on the threads of a pool, in order; at most two pages per thread are in
     memory."""
     waiting: deque[Future[T]] = deque()
@@ -172,10 +210,10 @@ def each_page(label: Callable[[Page], T], pages: Iterable[Page], pool: Executor,
         yield waiting.popleft().result()
 
 
-def row_or_reject(page_id: str, label: Callable[[], Row]) -> Row | Reject:
-    """The row that `label` makes of a page, or why it makes none. Raises EngineError only."""
+def or_reject(page_id: str, make: Callable[[], T]) -> T | Reject:
+    """What `make` makes of a page, its row or its scans, or why it makes nothing. Raises EngineError only."""
     try:
-        return label()
+        return make()
     except Unusable as error:
         return Reject(page_id, error.stage, error.reason, str(error))
     except EngineError:  # of the run, not of this page
@@ -203,10 +241,10 @@ def _read(page: Page, source: Source) -> bytes:
         raise Unusable("read", "unreadable", str(error)) from error
 
 
-def _require_grid(processor: Processor, size: tuple[int, int]) -> Grid:
+def _require_layout(processor: Processor, size: tuple[int, int]) -> Layout:
     try:
-        return processor.grid.fit(*size)
-    except GridError as error:
+        return processor.layout.fit(*size)
+    except LayoutError as error:
         raise Unusable("grid", "no_grid", str(error)) from error
 
 

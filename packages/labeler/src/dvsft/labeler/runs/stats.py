@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,9 +30,18 @@ COLUMNS = [
     "visual_tokens",
     "words.list.element.confidence",
     "patch_index",
+    "label_word",
     "dropped",
     "qa.list.element.answers.list.element",
 ]
+
+LABELS = ("patch_index", "label_word")
+
+NOT_ASKED_FOR = ("no_token", "low_confidence", "too_many_tokens", "too_tall")
+"""Why a word is dropped for what it is, wherever other words are."""
+
+LEAST_ALONE = 0.5
+"""A smaller share of words with a visual token of their own is worth a warning."""
 
 PAPER = {
     "docvqa": (39_463, 10_194, 190_895, 5_402_739, 0.0697),
@@ -58,6 +67,10 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
             counts["words"] += _sum(pc.list_value_length(batch["words"]))
             counts["patches"] += _sum(patches)
             counts["labels"] += _sum(labels)
+            for patch_index, label_word, times in zip(*_columns(batch, *LABELS), samples.to_pylist(), strict=True):
+                page = count_labels(patch_index, label_word)
+                counts.update(page)
+                counts["labeled_patches_by_sample"] += times * page["labeled_patches"]
             counts["text_labels"] += count_answer_tokens(batch["qa"].to_pylist(), tokenizer)
             counts["labels_by_sample"] += _sum(pc.multiply(labels, samples))
             counts["patches_by_sample"] += _sum(pc.multiply(patches, samples))
@@ -66,6 +79,19 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
                     counts[f"dropped.{reason}"] += _sum(pc.struct_field(batch["dropped"], reason))
     counts.update(count_rejects(shard.rejects))
     return counts
+
+
+def count_labels(patch_index: Sequence[int], label_word: Sequence[int]) -> Counter[str]:
+    """Of one page: words with a label, words with a visual token of their own, visual tokens with a label."""
+    words_of = defaultdict(set)
+    for patch, word in zip(patch_index, label_word, strict=True):
+        words_of[patch].add(word)
+    alone = {word for words in words_of.values() if len(words) == 1 for word in words}
+    return Counter(labeled_words=len({*label_word}), words_alone=len(alone), labeled_patches=len(words_of))
+
+
+def _columns(batch: pa.RecordBatch, *names: str) -> list[list[Any]]:
+    return [batch[name].to_pylist() for name in names]
 
 
 def _visual_tokens(batch: pa.RecordBatch) -> pa.Array:
@@ -131,18 +157,39 @@ def funnel(stats: Mapping[str, Any]) -> str:
     return "\n".join(lines[1:])
 
 
+def funnel_table(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The funnel as {sources, rows}; a row is [name, [value, the paper's] of each source]."""
+    columns = [{name: values for name, *values in _funnel_rows(counts)} for counts in stats.values()]
+    names: list[str] = []
+    for column in columns:
+        at = 0
+        for name in column:  # a loss that only one source has keeps its place among the others
+            if name not in names:
+                names.insert(at, name)
+            at = names.index(name) + 1
+    return {
+        "sources": list(stats),
+        "rows": [[name, *(column.get(name, ["0", ""]) for column in columns)] for name in names],
+    }
+
+
+def rejected(counts: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What a source rejected, as (what, stage and reason; number)."""
+    return [(key.removeprefix("rejected."), n) for key, n in counts.items() if key.startswith("rejected.")]
+
+
 def _funnel_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     get = Counter(counts)
-    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
-    rejected_pages = sum(n for key, n in rejected.items() if key.startswith("page."))
+    rejected_pages = sum(n for key, n in rejected(counts) if key.startswith("page."))
     unseen = get["dropped.no_glyph"] + get["dropped.misaligned"]
     shown = {
         "pages read": get["pages"] + rejected_pages,
-        **{f"- {key}": n for key, n in rejected.items()},
+        **{f"- {key}": n for key, n in rejected(counts)},
         "pages labeled": get["pages"],
         "questions": get["questions"],
         "words found": get["words"] + unseen,
         **{f"- {reason}": n for reason in DROP_REASONS if (n := get[f"dropped.{reason}"])},
+        **({"words labeled": n} if (n := get["labeled_words"]) not in (0, get["labels"]) else {}),
         "labels": get["labels"],
         "visual tokens": get["patches"],
     }
@@ -161,13 +208,41 @@ def _paper_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("visual tokens per sample", get["patches_by_sample"] / samples, "{:.0f}"),
         (
             "share of visual tokens labeled",
-            get["labels_by_sample"] / max(1, get["patches_by_sample"]),
+            _coverage(get),
             "{:.2%}",
         ),
     ]
+    if (alone := words_alone(counts)) is not None:
+        rows.append(("words with a visual token of their own", alone, "{:.2%}"))
     paper = _paper_figures(counts)
     return [
         (name, shape.format(value), shape.format(paper[name]) if name in paper else "") for name, value, shape in rows
+    ]
+
+
+def _coverage(counts: Counter[str]) -> float:
+    """The share of visual tokens with a label, pages counted once per sample."""
+    labeled = counts["labeled_patches_by_sample"] or counts["labels_by_sample"]
+    return labeled / max(1, counts["patches_by_sample"])
+
+
+def words_alone(counts: Mapping[str, Any]) -> float | None:
+    """The share of words that share none of their visual tokens with another, of those that the rules for words keep;
+    None where there are none, or an older version counted."""
+    get = Counter(counts)
+    kept = get["words"] - sum(get[f"dropped.{reason}"] for reason in NOT_ASKED_FOR)
+    return get["words_alone"] / kept if "words_alone" in counts and kept else None
+
+
+def warnings(stats: Mapping[str, Any]) -> list[str]:
+    """A line for each source whose words mostly fall together."""
+    shares = {slug: words_alone(counts) for slug, counts in stats.items()}
+    return [
+        f"{slug}: only {share:.0%} of its words have a visual token of their own, and the others get no label; "
+        'take a model or pixel limits with more visual tokens per page, or keep them with labels.contested = "set" '
+        "(docs/reference/labels.md)"
+        for slug, share in shares.items()
+        if share is not None and share < LEAST_ALONE and Counter(stats[slug])["dropped.contested"]
     ]
 
 
@@ -201,7 +276,7 @@ def table(runs: Iterable[Mapping[str, Any]]) -> str:
         for slug, counts in stats.items():
             get = Counter(counts)
             figures = [get[key] for key in ("samples", "pages", "text_labels", "labels_by_sample")]
-            share = get["labels_by_sample"] / max(1, get["patches_by_sample"])
+            share = _coverage(get)
             lines.append(_table_line(slug, (*(f"{n:,}" for n in figures), f"{share:.2%}")))
             if paper := _paper_row(counts):
                 lines.append(_table_line("  paper", (*(f"{n:,}" for n in paper[:-1]), f"{paper[-1]:.2%}")))

@@ -14,6 +14,7 @@ from dvsft.labeler.config import Source
 from dvsft.labeler.page import SourceError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif")
+PAGE_SUFFIXES = (*IMAGE_SUFFIXES, ".pdf")
 SPLITS = {"train", "val", "validation", "dev", "test"}
 
 
@@ -21,9 +22,15 @@ def is_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_SUFFIXES)
 
 
+def has_pages(path: str) -> bool:
+    return path.lower().endswith(PAGE_SUFFIXES)
+
+
 def root(source: Source) -> str:
     """The folder that the `path` of a source's pages is relative to."""
-    return os.path.split(source.path)[0] or "." if _is_file(source.path) else source.path
+    if _is_file(source.path):
+        return os.path.split(source.path)[0] or "."
+    return files.folder_and_pattern(source.path)[0]
 
 
 def _is_file(path: str) -> bool:

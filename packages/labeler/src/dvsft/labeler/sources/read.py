@@ -12,6 +12,7 @@ from typing import Any
 from dvsft.labeler.config import Source, is_hub_layout
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.sources.layouts import LAYOUTS
+from dvsft.labeler.sources.own_words import with_words
 from dvsft.labeler.sources.record import Record, is_name
 from dvsft.labeler.sources.sample import sampled
 
@@ -20,7 +21,8 @@ def read_source(source: Source) -> Iterator[Page | Reject]:
     """All pages of a source, in the order of its files. Page ids are dataset/split/name. Raises SourceError."""
     layout = import_module(f"dvsft.labeler.sources.{LAYOUTS[source.kind].module}")
     records = layout.hub_records if is_hub_layout(source) else layout.records
-    pages = pages_of(source, records(source))
+    found = with_words(source, records(source)) if source.own_words else records(source)
+    pages = pages_of(source, found)
     return sampled(source, pages) if source.draw.of else pages
 
 
@@ -48,7 +50,7 @@ def pages_of(source: Source, records: Iterable[Record]) -> Iterator[Page | Rejec
             reason, message = problem
             yield Reject(identity, "source", reason, message, "question")
     for identity, page in pages.items():
-        place: Record = {key: page.get(key) for key in ("path", "index", "text", "size")}
+        place: Record = {key: page.get(key) for key in ("path", "index", "text", "size", "words")}
         yield Page(id=identity, qa=page["qa"], **place)
 
 

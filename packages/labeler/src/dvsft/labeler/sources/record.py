@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 Record = dict[str, Any]
-"""`name`: of the page, unique within its source. `path`, `index`, `text`, `size`: as in `Page`. `question`, if it asks
-one: {question_id, question, answers}. `error`, if it is unusable: (reason, message); `what` it was, by default a page.
-"""
+"""`name`: of the page, unique within its source. `path`, `index`, `text`, `size`, `words`: as in `Page`. `question`, if
+it asks one: {question_id, question, answers}. `error`, if it is unusable: (reason, message); `what` it was, by default
+a page."""
 
 
 def is_name(value: Any) -> bool:

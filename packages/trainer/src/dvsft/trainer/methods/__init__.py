@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from dvsft.patchlabels.settings import Count, Settings
+from dvsft.trainer.families import family_of
 
 Batch = Mapping[str, Tensor]
 
-SUPERVISION = ("labels", "more_labels", "image_index", "visual")
+SUPERVISION = ("labels", "more_labels", "image_index", "visual", "branch", "pair", "reference")
 """What a batch holds besides the model's inputs."""
 
 
@@ -42,11 +43,19 @@ class Method(Settings):
     chunk_size: Count = 512
     """Positions that meet the vocabulary at once; less takes less memory."""
 
+    pairs: ClassVar[bool] = False
+    """It learns from pairs of answers, and from what the model gave them before its first step."""
+
     def check(self, model: Any) -> None:
         """Raises SettingsError where the settings in [model] make this method train nothing."""
 
     def count(self, batch: Batch) -> dict[str, Tensor]:
         """How many units this batch has of every kind that a term of the loss is a mean over."""
+        raise NotImplementedError
+
+    def look(self, model: Any, batch: Batch) -> Tensor:
+        """(pairs, 2) float64: log-probabilities of the chosen and the rejected answers of a batch, without gradient.
+        Only of methods that learn from pairs."""
         raise NotImplementedError
 
     def loss(self, model: Any, batch: Batch, shares: Mapping[str, float]) -> Pass:
@@ -65,7 +74,10 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(B, T, D): the last layer's, after its norm."""
-    hidden: Tensor = model.base_model(**model_inputs(batch), use_cache=False).last_hidden_state
+    inputs = model_inputs(batch)
+    if "branch" in batch:
+        inputs |= family_of(model.config.model_type).branch_inputs(model, batch)
+    hidden: Tensor = model.base_model(**inputs, use_cache=False).last_hidden_state
     return hidden
 
 
@@ -77,7 +89,10 @@ def all_methods() -> tuple[type[Method], ...]:
         kind
         for module in modules
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == module.__name__
+        if isinstance(kind, type)
+        and issubclass(kind, Method)
+        and kind.__module__ == module.__name__
+        and "name" in kind.__annotations__  # not what methods share
     )
 
 

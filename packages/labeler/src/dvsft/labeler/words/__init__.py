@@ -1,0 +1,1 @@
+"""Words that others found: the files of OCR engines, one module per format."""
