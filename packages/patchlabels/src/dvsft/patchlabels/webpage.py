@@ -73,8 +73,11 @@ def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
 
 
 def views(layout: Layout) -> list[dict[str, Any]]:
-    """What of a page can be shown, as {name, cells} each: all views in detail at once, then each view by itself. A cell
-    is [visual token, x0, y0, x1, y1] in px of the page, cut at its edge where a view is padded. Separators have none."""
+    """What of a page can be shown, as {name, cells} each: all views in detail at once, then each view by itself.
+
+    A cell is [visual token, x0, y0, x1, y1] in px of the page, cut at its edge where a view is padded; separators have
+    none.
+    """
     details = [number for number, view in enumerate(layout.views) if not view.thumbnail]
     each = [
         {"name": _name(layout, number), "cells": list(_cells(layout, number))} for number in range(len(layout.views))
