@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
-from trainer_fixtures import GRID, draw_page, make_config, on_pairs, series, text_page
+from trainer_fixtures import GRID, SPEC, draw_page, make_config, on_pairs, series, text_page
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import branches
@@ -35,11 +35,11 @@ def pair_of(page, chosen="total", rejected="tax sum", reference=NONE):
     picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
     labels = page["patch_index"], page["token_id"]
     pair = Pair(f"{page['id']}-{chosen}", rejected, reference)
-    return Example(page["id"], (("Which word?", chosen),), picture, page["rows"], page["cols"], *labels, pair=pair)
+    return Example(page["id"], (("Which word?", chosen),), picture, page["visual_tokens"], *labels, pair=pair)
 
 
 def encoder_of(folder, **settings):
-    return Encoder(AutoProcessor.from_pretrained(folder), qwen_vl, GRID, pairs=True, **settings)
+    return Encoder(AutoProcessor.from_pretrained(folder), SPEC, pairs=True, **settings)
 
 
 def model_of(folder, dtype=torch.float64):
@@ -84,10 +84,10 @@ def naive_scores(model, encoder, examples):
     for example in (example for example in examples if example.pair):
         scores = []
         for answer in (example.turns[0][1], example.pair.rejected):
-            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.rows, example.cols)
-            ((start, end),) = encoder.answer_spans(plain)
+            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.visual_tokens)
             images = [plain.image] if plain.image else None
             inputs = encoder.processor(text=[encoder.render(plain)], images=images, return_tensors="pt")
+            ((start, end),) = encoder.answer_spans(plain, inputs["input_ids"][0].tolist())
             logits = model(**dict(inputs.items())).logits[0]
             logp = logits.log_softmax(-1)
             scores.append(sum(logp[t - 1, inputs["input_ids"][0, t]] for t in range(start, end)))
@@ -208,7 +208,8 @@ def test_without_weight_the_vision_loss_leaves_dpo_s_gradient_and_with_it_adds_d
 
 def test_counts_are_of_pairs_and_of_the_tokens_of_chosen_answers(tiny, examples, batch):
     encoder = encoder_of(tiny)
-    spans = [encoder.answer_spans(example)[0] for example in examples if example.pair]
+    paired = [example for example in examples if example.pair]
+    spans = [encoder.answer_spans(example, encoder.tokens(encoder.render(example)))[0] for example in paired]
     for one_row in (batch, encoder_of(tiny, shared=False)(examples)):
         counts = {name: int(value) for name, value in DvDpo().count(one_row).items()}
         assert counts == {
@@ -274,7 +275,7 @@ def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(traine
         with torch.no_grad():
             ((s_c, s_r),) = naive_scores(model, encoder, [example])
         assert (chosen, rejected) == pytest.approx((float(s_c), float(s_r)), rel=1e-5)
-        ((start, end),) = encoder.answer_spans(example)
+        ((start, end),) = encoder.answer_spans(example, encoder.tokens(encoder.render(example)))
         assert tokens == end - start
 
 
@@ -337,7 +338,7 @@ def test_over_long_pairs_are_dropped_and_counted_by_the_length_they_really_have(
     for sample in (sample for sample in samples if sample):
         made = encoder([make_example(mixture, sample)])
         # the newline behind the chosen answer's turn is cut off
-        blank = 0 if mixture.read(sample)["rows"] else 4
+        blank = 0 if mixture.read(sample)["visual_tokens"] else encoder.blank_batch["input_ids"].shape[1]
         assert mixture.length(sample) == made["input_ids"].shape[1] - blank + 1
     longest = max(mixture.length(sample) for sample in samples if sample)
     plan = make_plan(config_of(tmp_path, tiny, pair_shard, optimizer__epochs=1, data__max_length=longest - 1), mixture)

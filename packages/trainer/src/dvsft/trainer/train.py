@@ -26,11 +26,13 @@ from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, Reference, make_example
 from dvsft.trainer.cache import GroupCache
+from dvsft.trainer.card import model_card
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
-from dvsft.trainer.families import ModelError, family_in, model_type_in
+from dvsft.trainer.data import Mixture, Sample, micro_batches
+from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
+from dvsft.trainer.pages import DataError
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.reference import Measured, get_reference, measure_pairs
@@ -79,7 +81,8 @@ def train(config: Config, resume: bool = False) -> None:
             log(figures, step)
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
             check_frozen(engine, frozen, device)
-            checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
+            name = plan.exports[step]
+            checkpoint.export(engine, base, output / name, config.model.lora, model_card(record, name, step))
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
             saved = step
@@ -132,10 +135,10 @@ def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encod
 
 def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
-    processor, grid, tokenizer_sha256 = load_processor(base, config.data)
-    pairs, shared = config.method.pairs, model_type_in(base) in family_in(base).SHARES_PROMPTS
-    encoder = Encoder(processor, family_in(base), grid, pairs, shared)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
+    processor, spec, tokenizer_sha256 = load_processor(base, config.data)
+    model_type = model_type_in(base)
+    encoder = Encoder(processor, spec, config.method.pairs, model_type in family_of(model_type).SHARES_PROMPTS)
+    return Mixture(config.data.dataset, spec, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
 
 
 def load_batches(
