@@ -29,8 +29,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 folder = "."  # this folder, or where it is on the hub
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
 processor = AutoProcessor.from_pretrained(folder)
-processor.image_processor.size = {{"shortest_edge": {min_pixels}, "longest_edge": {max_pixels}}}  # as in training
-
+{limits}
 question = {question}
 content = [{{"type": "image", "image": Image.open("page.png")}}, {{"type": "text", "text": question}}]
 inputs = processor.apply_chat_template(
@@ -73,6 +72,16 @@ Fill in: the base checkpoint's license, and what those of the training data allo
 """
 
 
+LIMITS = (
+    'processor.image_processor.size = {{"shortest_edge": {min_pixels}, "longest_edge": {max_pixels}}}  # as in training'
+)
+
+
+def _limits(fields: Mapping[str, Any]) -> str:
+    """The line that gives the processor the pixel limits of training, for a layout that has such."""
+    return f"{LIMITS.format(**fields)}\n" if "max_pixels" in fields else ""
+
+
 def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
     """README.md of an export. record: run.json of its run. name: of the export. Paths on this machine keep their last
     part alone."""
@@ -86,8 +95,7 @@ def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
         method=config["method"]["name"],
         step=step,
         steps=record["steps"],
-        min_pixels=config["data"]["min_pixels"],
-        max_pixels=config["data"]["max_pixels"],
+        limits=_limits(record["layout"]["fields"]),
         question=json.dumps(ask("What is the total?")),
         samples=record["samples"],
         dropped=", ".join(f"{reason} {count:,}" for reason, count in record["dropped"].items()) or "none",
