@@ -38,18 +38,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("trainers", nargs="*", help=f"of {', '.join(PINS)}; all by default")
     parser.add_argument("--publish", action="store_true", help="write docs/results/trainers.md")
-    parser.add_argument("--envs", type=Path, help="folder of environments that are installed already, by trainer")
+    parser.add_argument("--envs", type=Path, default=ROOT / "out/trainers/envs", help="where environments are, or come")
     options = parser.parse_args()
     folder = ROOT / "out/trainers"
     folder.mkdir(parents=True, exist_ok=True)
     pages = write_data(folder)
     expected = reference(folder, pages)
     print(f"equation: vision loss {expected['vision_loss']:.6f}, {expected['labels']} labels", flush=True)
-    found = {}
+    store = folder / "found.json"  # also of trainers that were run before
+    found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     for name in options.trainers or PINS:
         python = install(name, folder, options.envs)
-        runs = {passes: RUNS[name](python, folder, passes) for passes in (1, 4)}
+        runs = {str(passes): RUNS[name](python, folder, passes) for passes in (1, 4)}
         found[name] = {"versions": versions(python), "runs": runs}
+        store.write_text(json.dumps(found, indent=1))
         for passes, run in runs.items():
             print(f"{name}, {passes} passes: vision loss {run['vision_loss']:.6f}, loss {run['loss']:.6f}", flush=True)
     if options.publish:
@@ -115,11 +117,9 @@ def reference(folder: Path, pages: list[dict[str, Any]]) -> dict[str, Any]:
     return {"vision_loss": total / count, "labels": count}
 
 
-def install(name: str, folder: Path, ready: Path | None) -> Path:
+def install(name: str, folder: Path, envs: Path) -> Path:
     """The Python of an environment with the trainer and our wheels."""
-    if ready:
-        return ready / name / "bin/python"
-    env, wheels = folder / "envs" / name, folder / "wheels"
+    env, wheels = envs / name, folder / "wheels"
     python = env / "bin/python"
     packages = [argument for member in ("patchlabels", "visionloss") for argument in ("--package", f"dvsft-{member}")]
     for package in packages[1::2]:
@@ -128,7 +128,8 @@ def install(name: str, folder: Path, ready: Path | None) -> Path:
     if not python.exists():
         subprocess.run([UV, "venv", "-q", "--python", "3.11", str(env)], check=True)
     ours = [str(path) for path in wheels.glob("*.whl")]
-    subprocess.run([UV, "pip", "install", "-q", "--python", str(python), *PINS[name], *ours], check=True)
+    again = ["--reinstall-package", "dvsft-visionloss", "--reinstall-package", "dvsft-patchlabels"]
+    subprocess.run([UV, "pip", "install", "-q", "--python", str(python), *again, *PINS[name], *ours], check=True)
     return python
 
 
@@ -270,7 +271,7 @@ def report(expected: dict[str, Any], found: dict[str, Any]) -> str:
         "| trainer | versions | passes | vision loss | loss | gradient norm |",
         "|---|---|---|---|---|---|",
     ]
-    for name, one in found.items():
+    for name, one in sorted(found.items()):
         shown = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
         for passes, run in one["runs"].items():
             figures = " | ".join(f"{run[figure]:.6f}" for figure in ("vision_loss", "loss", "grad_norm"))
