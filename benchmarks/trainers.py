@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def install(name: str, folder: Path, envs: Path) -> Path:
 
 def versions(python: Path) -> dict[str, str]:
     code = "import importlib.metadata as m; print({d.name.lower(): d.version for d in m.distributions()})"
-    found = json.loads(run_in(python, "-c", code).replace("'", '"'))
+    found = json.loads(run_in(python, "-c", code).replace("'", '"').replace("ms_swift", "ms-swift"))
     return {name: found[name] for name in SHOWN if name in found}
 
 
@@ -220,7 +221,8 @@ def run_swift(python: Path, folder: Path, passes: int) -> dict[str, float]:
     options = {
         "model": folder / "tiny", "model_type": "qwen3_vl", "template": "qwen3_vl", "dataset": folder / "swift.jsonl",
         "external_plugins": folder / "plugin.py", "callbacks": "vision_labels", "remove_unused_columns": "false",
-        "tuner_type": "full", "torch_dtype": "float32", "bf16": "false", "fp16": "false", "attn_impl": "sdpa",
+        "tuner_type": "full", "freeze_vit": "false", "freeze_aligner": "false",
+        "torch_dtype": "float32", "bf16": "false", "fp16": "false", "attn_impl": "sdpa",
         "per_device_train_batch_size": 8 // passes, "gradient_accumulation_steps": passes, "learning_rate": 0,
         "max_steps": 1, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no", "split_dataset_ratio": 0,
         "dataset_num_proc": 1, "dataloader_num_workers": 0, "output_dir": output, "report_to": "none",
@@ -260,29 +262,25 @@ RUNS = {"TRL": run_trl, "ms-swift": run_swift, "LLaMA-Factory": run_factory}
 
 def report(expected: dict[str, Any], found: dict[str, Any]) -> str:
     """docs/results/trainers.md."""
-    lines = [
-        "# Other trainers",
-        "",
-        "`make check-trainers ARGS=--publish` writes this page. Each trainer is installed in an environment of its",
-        "own, with the wheel of `dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over eight bundled",
-        f"pages (`samples/labels`, {expected['labels']} labels), in one pass of eight pages and in four of two. The",
-        f"equation, page by page, gives a vision loss of {expected['vision_loss']:.6f}.",
-        "",
-        "| trainer | versions | passes | vision loss | loss | gradient norm |",
-        "|---|---|---|---|---|---|",
-    ]
+    method = (
+        "`make check-trainers ARGS=--publish` writes this page. Each trainer has an environment of its own, with "
+        "`dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over the eight bundled pages, in one pass "
+        "of eight pages and in four of two. The equation, page by page, gives a vision loss of "
+        f"{expected['vision_loss']:.6f} over {expected['labels']} labels."
+    )
+    outcome = (
+        "The vision loss does not depend on the passes. The loss does where a trainer averages the text losses of "
+        "passes, so that an answer counts more in a pass of short ones."
+    )
+    figures = ("vision_loss", "loss", "grad_norm")
+    lines = ["| trainer | versions | passes | vision loss | loss | gradient norm |", "|---|---|---|---|---|---|"]
     for name, one in sorted(found.items()):
         shown = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
         for passes, run in one["runs"].items():
-            figures = " | ".join(f"{run[figure]:.6f}" for figure in ("vision_loss", "loss", "grad_norm"))
-            lines.append(f"| {name} | {shown} | {passes} | {figures} |")
-    lines += [
-        "",
-        "The vision loss does not depend on the passes. The loss does where a trainer averages the mean text losses of",
-        "the passes, so that a short answer counts more in a pass of short ones.",
-        "",
-    ]
-    return "\n".join(lines)
+            cells = " | ".join(f"{run[figure]:.6f}" for figure in figures)
+            lines.append(f"| {name} | {shown} | {passes} | {cells} |")
+    paragraphs = ["# Other trainers", textwrap.fill(method, 118), "\n".join(lines), textwrap.fill(outcome, 118)]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 if __name__ == "__main__":
