@@ -76,20 +76,20 @@ schema: | dev  ## write the JSON Schema of the config files, for editors
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
-	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 PYTHONS ?= 3.11 3.12 3.13
 test-matrix: | $(UV)  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
 	@for python in $(PYTHONS); do \
 		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
 		$(UV) sync -q --frozen --python $$python --group dev && \
-		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS) || exit 1; \
+		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS) || exit 1; \
 	done
 	@echo "Python 3.11, lowest versions"
 	@$(UV) venv -q --clear --python 3.11 .venvs/test-lowest
 	@$(UV) pip install -q --python .venvs/test-lowest --resolution lowest-direct --group dev -e . \
 		$(patsubst %/,-e %,$(wildcard packages/*/))
-	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile -m "not cluster" $(ARGS)
+	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
 
 lint: | dev  ## run ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .

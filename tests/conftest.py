@@ -16,6 +16,28 @@ import pytest
 import s3
 from support import ROOT, SAMPLES
 
+SLOW_FILES = (
+    "cluster/test_flink",
+    "trainer/test_train",
+    "test_end_to_end",
+    "labeler/test_attempts",
+    "pipelines/test_study",
+    "labeler/test_s3",
+    "trainer/test_oracle",
+    "trainer/test_resume",
+    "labeler/test_run",
+    "labeler/test_real_data",
+    "labeler/test_perplexity",
+    "evaluator/test_predict",
+    "test_packaging",
+)
+"""The longest first: a worker that begins one of them last works on it alone, while the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"tests/{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

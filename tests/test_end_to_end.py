@@ -1,20 +1,36 @@
-"""From text to a judged checkpoint: label, train, predict, score, look, each as a user types it."""
+"""From text to a judged checkpoint: label, train, predict, score, look, by the verbs that a user types. Training runs
+in a process of its own; the others share this one, because each would import torch for ten seconds."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import ROOT, SAMPLES, alone
 
-ENVIRONMENT = {**alone(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
+from dvsft.patchlabels import command
+
+COMMAND = [sys.executable, "-m", "dvsft.patchlabels.command"]
 
 
-def run(*arguments: str | Path) -> str:
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+@pytest.fixture
+def dvsft(monkeypatch, capsys):
+    """Run a verb in this process; returns what it prints."""
+
+    def run(*arguments: str | Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["dvsft"])  # which the command changes
+        assert not command.main([*map(str, arguments)]), capsys.readouterr().err[-3000:]
+        return str(capsys.readouterr().out)
+
+    return run
+
+
+def train(config: Path) -> None:
+    environment = {**alone(), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "2"}
+    arguments = [*COMMAND, "train", "--config", str(config)]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def write_labeling(folder: Path) -> Path:
@@ -39,27 +55,16 @@ def write_training(folder: Path) -> Path:
     return config
 
 
-def test_a_text_becomes_labels_a_checkpoint_scores_and_a_picture(tmp_path):
-    run("-m", "dvsft.labeler.commands.label", "--config", write_labeling(tmp_path), "--out", tmp_path / "data")
-    run("-m", "dvsft.trainer.tiny", "--processor", SAMPLES / "processor", "--output", tmp_path / "tiny")
-    run("-m", "dvsft.trainer.train", "--config", write_training(tmp_path))
+def test_a_text_becomes_labels_a_checkpoint_scores_and_a_picture(dvsft, tmp_path):
+    dvsft("label", "--config", write_labeling(tmp_path), "--out", tmp_path / "data")
+    dvsft("tiny", "--processor", SAMPLES / "processor", "--output", tmp_path / "tiny")
+    train(write_training(tmp_path))
     steps = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert len(steps) == 3 and all(step["vision_labels"] > 200 for step in steps)
 
     model = tmp_path / "run/final"
     predict = ["predict", "--model", model, "--benchmarks", "squad", "--data", tmp_path / "data", "--limit", "4"]
-    run("-m", "dvsft.patchlabels.command", *predict, "--out", tmp_path / "predictions")
-    scores = run("-m", "dvsft.patchlabels.command", "score", tmp_path / "predictions")
-    assert "squad" in scores
-    run(
-        "-m",
-        "dvsft.patchlabels.command",
-        "lens",
-        "--model",
-        model,
-        "--labels",
-        tmp_path / "data/labels",
-        "--out",
-        tmp_path / "lens",
-    )
+    dvsft(*predict, "--out", tmp_path / "predictions")
+    assert "squad" in dvsft("score", tmp_path / "predictions")
+    dvsft("lens", "--model", model, "--labels", tmp_path / "data/labels", "--out", tmp_path / "lens")
     assert list((tmp_path / "lens").glob("*.html"))

@@ -47,6 +47,7 @@ def test_defaults_are_the_papers_rules():
         ),
         ({"source": [{"kind": "documents", "path": "x", "draw": {"min_characters": 500}}]}, "expected 0 < min < max"),
         ({"render": {"fonts": ["Roboto"]}}, "did you mean Roboto-Regular?"),
+        ({"render": {"fonts": ["Comic"]}}, "fonts: found 'Comic', expected a font file (.ttf, .otf, .ttc) or a name"),
         ({"render": {"fonts": []}}, "render.fonts = [], expected at least 1"),
         (
             {"model": {"processor": "p", "min_pixels": 9, "max_pixels": 8}},
@@ -104,7 +105,7 @@ def test_the_settings_that_an_older_run_stored_are_still_the_same_settings():
         "model": {"processor": "p"},
         "source": [{**MINIMAL["source"][0], "split": "train", "name": "", "subset": "", "draw": draw}],
         "labels": {"max_tokens": 3, "max_height": 3.0, "leading_space": False},
-        "render": {"seed": 0, "font_sizes": [21, 28], "fonts": list(FONTS)},
+        "render": {"seed": 0, "font_sizes": [21, 28], "fonts": list(FONTS), "languages": []},
         "filter": {"perplexities": "", "min_ppl_question": 100.0, "max_length": None, "batch_tokens": 8192},
         "output": {"pages_per_shard": 256, "max_reject_share": 0.01},
     }

@@ -11,6 +11,7 @@ from support import SPECS, spec_of
 
 from dvsft.labeler.config import FONTS
 from dvsft.labeler.labels.assign import Policy, Tokens, assign
+from dvsft.labeler.labels.fonts import Fonts
 from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
@@ -44,7 +45,7 @@ def test_every_word_starts_on_a_patch_boundary_and_keeps_to_one_row(number):
 
 def test_a_page_is_drawn_in_the_fonts_that_are_named():
     def widths(name, fonts):
-        page = render_page(TEXT, SPEC, page_id=name, seed=0, font_sizes=[24, 24], fonts=fonts)
+        page = render_page(TEXT, SPEC, page_id=name, seed=0, font_sizes=[24, 24], fonts=Fonts(tuple(fonts)))
         return [word.box[2] - word.box[0] for word in page.words]
 
     names = [str(number) for number in range(6)]
@@ -123,7 +124,7 @@ def test_soft_hyphens_and_zero_width_characters_cost_no_word():
 
 def test_an_answer_is_undrawn_where_a_part_of_it_is():
     text = "the 凧 kite of 東京 flew co\u00adop"
-    fonts = ["OpenSans-Regular"]
+    fonts = Fonts(("OpenSans-Regular",))
     lost = [
         answer for answer in ("凧", "the 凧 kite", "東", "kite of 東京 flew") if undrawn_answer(text, answer, fonts)
     ]

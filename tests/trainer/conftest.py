@@ -7,7 +7,7 @@ import pytest
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before anything imports deepspeed
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from trainer_fixtures import ROOT, draw_page, write_shard
+from trainer_fixtures import ROOT, draw_page, text_page, with_pairs, write_shard
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +34,12 @@ def labels(processor_folder, tmp_path_factory):
     for shard in range(3):
         write_shard(folder / f"{shard:05d}.parquet", pages[8 * shard : 8 * shard + 8], processor_folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pair_shard(processor_folder, tmp_path_factory):
+    """Six pages of two preference pairs each, two texts of one, and a page without."""
+    pages = [with_pairs(draw_page(number, processor_folder), 2) for number in range(6)]
+    pages += [with_pairs(text_page(n, processor_folder, [(f"What comes after {n}?", f"{n + 1}")])) for n in (6, 7)]
+    pages.append(draw_page(8, processor_folder) | {"pairs": []})
+    return write_shard(tmp_path_factory.mktemp("pairs") / "0.parquet", pages, processor_folder)

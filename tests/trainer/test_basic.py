@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_batch import TEXT_ONLY, example_of
 from torch.nn import functional as F
-from trainer_fixtures import ALIKE, GRID, draw_page, make_config, write_toml
+from trainer_fixtures import ALIKE, SPEC, draw_page, make_config, write_toml
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import checkpoint, methods
@@ -64,7 +64,7 @@ def make_model(processor_folder, attention="sdpa"):
 
 @pytest.fixture(scope="module")
 def encoder(processor_folder):
-    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trainer_fixtures import ALIKE, GRID, ROOT, WORDS, draw_page, text_page, write_shard
+from trainer_fixtures import ALIKE, ROOT, SPEC, WORDS, draw_page, text_page, write_shard
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels.grid import GridSpec
@@ -15,7 +15,6 @@ from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_example
 from dvsft.trainer.config import Dataset
 from dvsft.trainer.data import DataError, Mixture, Sample
-from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.methods import model_inputs
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
@@ -25,7 +24,7 @@ from dvsft.visionloss.loss import IGNORE, TEXT
 
 @pytest.fixture(scope="module")
 def encoder(processor_folder):
-    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), SPEC)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +32,22 @@ def model(tiny):
     return AutoModelForImageTextToText.from_pretrained(tiny).eval()
 
 
+def mixture_of(folder, encoder, processor_folder):
+    return Mixture(
+        [Dataset(labels=(str(folder),), questions_per_page=2)],
+        encoder.spec,
+        tokenizer_sha256(processor_folder),
+        encoder.usable,
+        encoder.lengths(),
+    )
+
+
 def example_of(page, turns=(("Which word?", "total"),)):
     from dvsft.patchlabels import image
 
     picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
     labels = page["patch_index"], page["token_id"]
-    return Example(page["id"], turns, picture, page["rows"], page["cols"], *labels)
+    return Example(page["id"], turns, picture, page["visual_tokens"], *labels)
 
 
 @pytest.fixture
@@ -135,7 +144,7 @@ def test_painting_over_a_patch_changes_the_input_of_its_label_alone(encoder, mod
     for patch, token in zip(page["patch_index"], page["token_id"], strict=True):
         pixels = np.array(example.image)
         row, col = divmod(patch, page["cols"])
-        side = GRID.side
+        side = 32
         pixels[row * side : (row + 1) * side, col * side : (col + 1) * side] = 0
         painted = Example(**{**vars(example), "image": Image.fromarray(pixels)})
         after = visual_inputs(model, encoder([TEXT_ONLY, painted]))
@@ -164,11 +173,11 @@ def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(proces
         pytest.skip("no ../shared/data/funsd")
     image = Image.open(sorted(folder.glob("*.png"))[0]).convert("RGB")
     grid = GridSpec(patch=16, merge=2, min_pixels=65_536, max_pixels=1024 * 400)
-    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, grid)
+    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), grid.layout_spec())
     fit = grid.fit(*image.size)
     ink = fit.corner_patch(image.width * 0.5, image.height * 0.5)
     assert ink is not None
-    example = Example("real", TEXT_ONLY.turns, image, fit.rows, fit.cols, [ink], [5])
+    example = Example("real", TEXT_ONLY.turns, image, len(fit), [ink], [5])
     x0, y0, x1, y1 = fit.patch_box(ink)
     painted = image.copy()
     shrink = 4  # resampling reaches a little over the edges
@@ -182,19 +191,28 @@ def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(proces
     assert batch["labels"][0, visual[ink]] == 5 and (batch["image_index"][0] == 0).sum() == 1
 
 
-def test_an_image_of_another_size_than_its_labels_is_refused(encoder, pages):
-    example = example_of(pages[0])
-    turned = Example(**{**vars(example), "image": example.image.transpose(Image.Transpose.ROTATE_90)})
-    with pytest.raises(DataError, match=r"page drawn/train/0000: the processor makes 5 x 4 .* on 4 x 5"):
-        encoder([turned])
+def test_an_image_of_another_size_than_its_labels_is_refused(encoder, processor_folder, tmp_path):
+    page = draw_page(0, processor_folder)
+    write_shard(tmp_path / "0.parquet", [page | {"width": page["height"], "height": page["width"]}], processor_folder)
+    with pytest.raises(DataError, match=r"page drawn/train/0000: .* 160 x 128 px, its labels were made on 128 x 160"):
+        make_example(mixture_of(tmp_path, encoder, processor_folder), Sample(0, 0, (0,), 0))
+
+
+def test_an_image_with_another_number_of_visual_tokens_than_its_labels_is_refused(encoder, pages):
+    examples = [example_of(page) for page in pages]
+    other = Example(**{**vars(examples[1]), "visual_tokens": 20})
+    with pytest.raises(DataError, match=r"page drawn/train/0001: the processor makes 21 .* count 20; .*make relabel"):
+        encoder([examples[0], other])
 
 
 def test_a_batch_without_images_carries_a_masked_blank_one_that_changes_nothing(encoder, model):
     """Loss and gradients equal the same texts without the blank image, and the vision side runs."""
     batch = encoder([TEXT_ONLY, Example("b", (("Name?", "a longer answer here"),))])
     assert batch["image_grid_thw"].tolist() == [[1, 4, 4]]
-    assert (batch["attention_mask"][:, :4] == 0).all() and (batch["labels"][:, :4] == IGNORE).all()
-    plain = {key: value[:, 4:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
+    wide = encoder.blank_batch["input_ids"].shape[1]
+    assert (batch["attention_mask"][:, :wide] == 0).all() and (batch["labels"][:, :wide] == IGNORE).all()
+    assert batch["visual"].sum() == batch["visual"][0, :wide].sum() == 4
+    plain = {key: value[:, wide:] for key, value in batch.items() if "image_grid" not in key and "pixel" not in key}
     supervised = SupervisedModel(model, DvSft())
     gradients = []
     for inputs in (batch, plain):
@@ -264,13 +282,7 @@ def test_the_planned_length_of_every_sample_is_that_of_its_batch_to_the_token(en
     qa = [("Which word is it? " * 9, "total"), ('"Why" -- or (if not)...', "$1,234.50 %"), ("7" * 40, "...and so on")]
     pages = [draw_page(0, processor_folder, qa=qa), text_page(1, processor_folder, qa=qa)]
     write_shard(tmp_path / "0.parquet", pages, processor_folder)
-    mixture = Mixture(
-        [Dataset(labels=(str(tmp_path),), questions_per_page=2)],
-        GRID,
-        tokenizer_sha256(processor_folder),
-        encoder.usable,
-        encoder.lengths(),
-    )
+    mixture = mixture_of(tmp_path, encoder, processor_folder)
     questions = [(0,), (1,), (2,), (0, 1), (1, 0), (2, 1)]
     for number, page, asked in product(range(len(INSTRUCTIONS)), range(2), questions):
         sample = Sample(0, page, asked, number)
@@ -293,7 +305,7 @@ def test_a_page_without_question_stands_alone_in_its_turn_and_a_transcription_ho
         Dataset(labels=(str(tmp_path),), ask="transcription"),
     ]
     sha256, lengths = tokenizer_sha256(processor_folder), encoder.lengths()
-    mixture = Mixture(datasets, GRID, sha256, encoder.usable, lengths)
+    mixture = Mixture(datasets, SPEC, sha256, encoder.usable, lengths)
     samples = sorted(mixture.epoch(0, 0, 10**6)[0])
     batch = encoder([make_example(mixture, sample) for sample in samples])
     assert [mixture.length(sample) for sample in samples] == batch["attention_mask"].sum(1).tolist()
@@ -320,9 +332,7 @@ def test_an_image_that_cannot_be_decoded_is_an_error_that_names_its_page(encoder
     page = draw_page(7, processor_folder)
     page["image"]["bytes"] = page["image"]["bytes"][:200]
     write_shard(tmp_path / "0.parquet", [page], processor_folder)
-    mixture = Mixture(
-        [Dataset(labels=(str(tmp_path),))], GRID, tokenizer_sha256(processor_folder), bool, encoder.lengths()
-    )
+    mixture = mixture_of(tmp_path, encoder, processor_folder)
     with pytest.raises(DataError, match=r"page drawn/train/0007: .* cannot be decoded.*label again"):
         make_example(mixture, Sample(0, 0, (0,), 0))
 

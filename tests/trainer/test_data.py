@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support import as_version_1
-from trainer_fixtures import GRID, draw_page, text_page, write_shard
+from trainer_fixtures import SPEC, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
+from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
@@ -16,7 +17,7 @@ from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, Sample, micro
 
 
 def pages_of(folder, processor_folder):
-    return Pages([str(folder)], GRID, tokenizer_sha256(processor_folder))
+    return Pages([str(folder)], SPEC, tokenizer_sha256(processor_folder))
 
 
 def mixture_of(processor_folder, *datasets, cache=None):
@@ -27,7 +28,7 @@ def mixture_of(processor_folder, *datasets, cache=None):
     ]
     return Mixture(
         [Dataset(labels=(str(folder),), **how) for (folder, _), how in zip(datasets, settings, strict=True)],
-        GRID,
+        SPEC,
         tokenizer_sha256(processor_folder),
         lambda text: "<|" not in text,
         Lengths(lambda texts: list(map(len, texts)), (0,) * 10, dict.fromkeys(product((0, 1, 2), (False, True)), 0)),
@@ -75,12 +76,12 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
-    other = type(GRID)(patch=14, merge=2, min_pixels=GRID.min_pixels, max_pixels=GRID.max_pixels + 1)
+    other = GridSpec(patch=14, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024 + 1).layout_spec()
     named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
     with pytest.raises(ContractError, match=r"tokenizer.sha256"):
-        Pages([str(labels)], GRID, "0" * 64)
+        Pages([str(labels)], SPEC, "0" * 64)
 
 
 def test_a_folder_without_shards_is_refused(tmp_path, processor_folder):
@@ -89,7 +90,7 @@ def test_a_folder_without_shards_is_refused(tmp_path, processor_folder):
 
 
 def test_a_glob_names_single_shards(labels, processor_folder):
-    assert len(Pages([str(labels / "0000[01].parquet")], GRID, tokenizer_sha256(processor_folder))) == 16
+    assert len(Pages([str(labels / "0000[01].parquet")], SPEC, tokenizer_sha256(processor_folder))) == 16
 
 
 def test_one_two_or_all_questions_a_page(labels, processor_folder):

@@ -1,12 +1,14 @@
 """Preference training: one row for both answers is two rows, its gradient is the naive one's, and the reference is the
 model before its first step."""
 
+import copy
 import math
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from trainer_fixtures import GRID, draw_page, make_config, series, text_page, write_shard
+from torch.nn import functional as F
+from trainer_fixtures import GRID, SPEC, draw_page, make_config, on_pairs, series, text_page
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import branches
@@ -33,11 +35,11 @@ def pair_of(page, chosen="total", rejected="tax sum", reference=NONE):
     picture = image.decode(page["image"]["bytes"]) if page["rows"] else None
     labels = page["patch_index"], page["token_id"]
     pair = Pair(f"{page['id']}-{chosen}", rejected, reference)
-    return Example(page["id"], (("Which word?", chosen),), picture, page["rows"], page["cols"], *labels, pair=pair)
+    return Example(page["id"], (("Which word?", chosen),), picture, page["visual_tokens"], *labels, pair=pair)
 
 
 def encoder_of(folder, **settings):
-    return Encoder(AutoProcessor.from_pretrained(folder), qwen_vl, GRID, pairs=True, **settings)
+    return Encoder(AutoProcessor.from_pretrained(folder), SPEC, pairs=True, **settings)
 
 
 def model_of(folder, dtype=torch.float64):
@@ -82,10 +84,10 @@ def naive_scores(model, encoder, examples):
     for example in (example for example in examples if example.pair):
         scores = []
         for answer in (example.turns[0][1], example.pair.rejected):
-            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.rows, example.cols)
-            ((start, end),) = encoder.answer_spans(plain)
+            plain = Example(example.id, ((example.turns[0][0], answer),), example.image, example.visual_tokens)
             images = [plain.image] if plain.image else None
             inputs = encoder.processor(text=[encoder.render(plain)], images=images, return_tensors="pt")
+            ((start, end),) = encoder.answer_spans(plain, inputs["input_ids"][0].tolist())
             logits = model(**dict(inputs.items())).logits[0]
             logp = logits.log_softmax(-1)
             scores.append(sum(logp[t - 1, inputs["input_ids"][0, t]] for t in range(start, end)))
@@ -206,7 +208,8 @@ def test_without_weight_the_vision_loss_leaves_dpo_s_gradient_and_with_it_adds_d
 
 def test_counts_are_of_pairs_and_of_the_tokens_of_chosen_answers(tiny, examples, batch):
     encoder = encoder_of(tiny)
-    spans = [encoder.answer_spans(example)[0] for example in examples if example.pair]
+    paired = [example for example in examples if example.pair]
+    spans = [encoder.answer_spans(example, encoder.tokens(encoder.render(example)))[0] for example in paired]
     for one_row in (batch, encoder_of(tiny, shared=False)(examples)):
         counts = {name: int(value) for name, value in DvDpo().count(one_row).items()}
         assert counts == {
@@ -231,53 +234,21 @@ def test_the_reference_of_a_lora_is_the_model_with_its_adapters_off(tiny, batch)
 # Runs.
 
 
-def with_pairs(page, count=1):
-    """Its questions' answers are the chosen ones; each is preferred to another word."""
-    pairs = []
-    for k, qa in enumerate(page["qa"][:count]):
-        chosen = qa["answers"][0]
-        pairs.append(
-            {
-                "pair_id": f"{page['id']}-{k}",
-                "question_id": qa["question_id"],
-                "prompt": f"{qa['question']} Answer with a word.",
-                "chosen": chosen,
-                "rejected": "nothing at all" if k else "noon",
-                "chosen_score": 1.0,
-                "rejected_score": 0.0,
-                "chosen_count": 9,
-                "rejected_count": 3,
-                "samples": 16,
-                "rule": "answer",
-            }
-        )
-    return page | {"pairs": pairs}
-
-
-@pytest.fixture(scope="module")
-def shard(processor_folder, tmp_path_factory):
-    """Six pages of two pairs each, two texts of one, and a page without."""
-    pages = [with_pairs(draw_page(number, processor_folder), 2) for number in range(6)]
-    pages += [with_pairs(text_page(n, processor_folder, [(f"What comes after {n}?", f"{n + 1}")])) for n in (6, 7)]
-    pages.append(draw_page(8, processor_folder) | {"pairs": []})
-    return write_shard(tmp_path_factory.mktemp("pairs") / "0.parquet", pages, processor_folder)
-
-
-def config_of(output, tiny, shard, method="dpo", **changes):
+def config_of(output, tiny, pair_shard, method="dpo", **changes):
     settings = {
-        "data__dataset": [{"labels": [str(shard)], "ask": "pairs"}],
+        **on_pairs(pair_shard),
         "optimizer__global_batch": 4,
         "optimizer__epochs": 2,
         "model__freeze": [],
         "optimizer__warmup_ratio": 0.0,
     }
-    return make_config(output, tiny, shard, method=method, **settings | changes)
+    return make_config(output, tiny, pair_shard, method=method, **settings | changes)
 
 
 @pytest.fixture(scope="module")
-def trained(tiny, shard, tmp_path_factory):
+def trained(tiny, pair_shard, tmp_path_factory):
     output = tmp_path_factory.mktemp("dpo") / "run"
-    train(config_of(output, tiny, shard))
+    train(config_of(output, tiny, pair_shard))
     return output
 
 
@@ -291,12 +262,12 @@ def test_a_run_prefers_the_chosen_answers_and_begins_at_log_2(trained):
     assert series(trained, "rejected_gain")[-1] < series(trained, "chosen_gain")[-1]
 
 
-def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(trained, tiny, shard):
+def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(trained, tiny, pair_shard):
     table = pq.read_table(trained / "reference.parquet").to_pydict()
-    pairs = {pair["pair_id"]: pair for row in pq.read_table(shard).to_pylist() for pair in row["pairs"]}
+    pairs = {pair["pair_id"]: pair for row in pq.read_table(pair_shard).to_pylist() for pair in row["pairs"]}
     assert set(table["pair_id"]) == set(pairs) and len(table["pair_id"]) == 14
     model, encoder = model_of(tiny), encoder_of(tiny)
-    rows = {pair["pair_id"]: row for row in pq.read_table(shard).to_pylist() for pair in row["pairs"]}
+    rows = {pair["pair_id"]: row for row in pq.read_table(pair_shard).to_pylist() for pair in row["pairs"]}
     for name, chosen, rejected, tokens in list(zip(*(table[c] for c in list(table)[:4]), strict=True))[:3]:
         page = rows[name] | {"patch_index": [], "token_id": []}
         example = pair_of(page, pairs[name]["chosen"], pairs[name]["rejected"])
@@ -304,7 +275,7 @@ def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(traine
         with torch.no_grad():
             ((s_c, s_r),) = naive_scores(model, encoder, [example])
         assert (chosen, rejected) == pytest.approx((float(s_c), float(s_r)), rel=1e-5)
-        ((start, end),) = encoder.answer_spans(example)
+        ((start, end),) = encoder.answer_spans(example, encoder.tokens(encoder.render(example)))
         assert tokens == end - start
 
 
@@ -312,7 +283,7 @@ class Killed(BaseException):
     """No error that anything catches."""
 
 
-def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, tiny, shard, tmp_path, monkeypatch):
+def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, tiny, pair_shard, tmp_path, monkeypatch):
     real = training.train_step
     calls: list[None] = []
 
@@ -322,7 +293,7 @@ def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, t
             raise Killed
         return real(*arguments)
 
-    config = config_of(tmp_path / "run", tiny, shard, checkpoint__resume_every=4)
+    config = config_of(tmp_path / "run", tiny, pair_shard, checkpoint__resume_every=4)
     monkeypatch.setattr(training, "train_step", step)
     with pytest.raises(Killed):
         train(config)
@@ -338,35 +309,129 @@ def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, t
     assert series(tmp_path / "run", "dpo_loss") == pytest.approx(series(trained, "dpo_loss"), abs=1e-6)
 
 
-def test_sft_on_pairs_is_one_line_of_difference_and_learns_the_chosen_answers(trained, tiny, shard, tmp_path):
-    train(config_of(tmp_path / "run", tiny, shard, method="sft", optimizer__max_steps=2))
+def test_sft_on_pairs_is_one_line_of_difference_and_learns_the_chosen_answers(trained, tiny, pair_shard, tmp_path):
+    train(config_of(tmp_path / "run", tiny, pair_shard, method="sft", optimizer__max_steps=2))
     assert series(tmp_path / "run", "text_loss") and not (tmp_path / "run/reference.parquet").exists()
     # the same pairs in the same order, so that the answer tokens counted are the chosen ones'
     assert series(tmp_path / "run", "text_labels") == series(trained, "text_labels")[:2]
 
 
-def test_settings_that_give_no_pairs_or_cannot_mask_are_refused(tiny, shard, tmp_path):
+def test_settings_that_give_no_pairs_or_cannot_mask_are_refused(tiny, pair_shard, tmp_path):
     with pytest.raises(ConfigError, match=r'ask = "qa", and method.name = "dpo" learns from pairs'):
-        make_config(tmp_path, tiny, shard, method="dpo")
+        make_config(tmp_path, tiny, pair_shard, method="dpo")
     with pytest.raises(ConfigError, match=r'set model.attention = "sdpa"'):
-        config_of(tmp_path, tiny, shard, model__attention="flash_attention_2")
+        config_of(tmp_path, tiny, pair_shard, model__attention="flash_attention_2")
     with pytest.raises(ConfigError, match='questions_per_page = 2 beside ask = "pairs"'):
-        config_of(tmp_path, tiny, shard, data__dataset=[{"labels": ["x"], "ask": "pairs", "questions_per_page": 2}])
+        config_of(
+            tmp_path, tiny, pair_shard, data__dataset=[{"labels": ["x"], "ask": "pairs", "questions_per_page": 2}]
+        )
 
 
-def test_over_long_pairs_are_dropped_and_counted_by_the_length_they_really_have(tiny, shard, tmp_path):
+def test_over_long_pairs_are_dropped_and_counted_by_the_length_they_really_have(tiny, pair_shard, tmp_path):
     from dvsft.trainer.batch import make_example
     from dvsft.trainer.plan import make_plan
     from dvsft.trainer.train import open_data
 
-    config = config_of(tmp_path, tiny, shard, optimizer__epochs=1)
+    config = config_of(tmp_path, tiny, pair_shard, optimizer__epochs=1)
     mixture, encoder = open_data(config, tiny)
     samples = make_plan(config, mixture).samples
     for sample in (sample for sample in samples if sample):
         made = encoder([make_example(mixture, sample)])
         # the newline behind the chosen answer's turn is cut off
-        blank = 0 if mixture.read(sample)["rows"] else 4
+        blank = 0 if mixture.read(sample)["visual_tokens"] else encoder.blank_batch["input_ids"].shape[1]
         assert mixture.length(sample) == made["input_ids"].shape[1] - blank + 1
     longest = max(mixture.length(sample) for sample in samples if sample)
-    plan = make_plan(config_of(tmp_path, tiny, shard, optimizer__epochs=1, data__max_length=longest - 1), mixture)
+    plan = make_plan(config_of(tmp_path, tiny, pair_shard, optimizer__epochs=1, data__max_length=longest - 1), mixture)
     assert plan.dropped["over_long"] >= 1 and plan.dropped["page_without_pair"] == 1
+
+
+# TRL.
+
+
+def trl_trainer(model, folder, output):
+    """TRL's own, over three pairs about drawn pages."""
+    from datasets import Dataset as Table
+    from PIL import Image
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.image_processor.size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
+    colors = torch.randint(0, 255, (3, 3), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [("first", "king", "mist port"), ("last", "port house", "noon"), ("second", "ash", "ice and rain")]
+    rows = [
+        {
+            "image": Image.new("RGB", (64 + 32 * k, 96), tuple(color)),
+            "prompt": [{"role": "user", "content": f"Which word is {place}?"}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for k, (color, (place, chosen, rejected)) in enumerate(zip(colors, texts, strict=True))
+    ]
+    arguments = DPOConfig(
+        output_dir=str(output),
+        beta=0.1,
+        learning_rate=1e-3,
+        per_device_train_batch_size=3,
+        max_steps=3,
+        logging_steps=1,
+        lr_scheduler_type="constant",
+        max_length=None,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_strategy="no",
+    )
+    table, reference = Table.from_list(rows), copy.deepcopy(model)
+    return DPOTrainer(model=model, ref_model=reference, args=arguments, train_dataset=table, processing_class=processor)
+
+
+def in_shared_rows(theirs, pad):
+    """TRL's batch, which has the chosen rows above the rejected ones, as one of ours."""
+    half, answer = len(theirs["input_ids"]) // 2, theirs["completion_mask"].bool()
+    real, ids = theirs["attention_mask"].bool(), theirs["input_ids"]
+    chosen = [ids[k][real[k]] for k in range(half)]
+    width = max(map(len, chosen))
+    left = torch.stack([F.pad(row, (width - len(row), 0), value=pad) for row in chosen])
+    mask = torch.stack([F.pad(torch.ones_like(row), (width - len(row), 0)) for row in chosen])
+    spans = [(int((real[k] & ~answer[k]).sum()), len(chosen[k])) for k in range(half)]
+    rejected = [ids[half + k][answer[half + k]].tolist() for k in range(half)]
+    image = int(ids[0][theirs["mm_token_type_ids"][0] == 1][0])
+    columns = {"input_ids": left, "attention_mask": mask, "mm_token_type_ids": (left == image).long()}
+    batch = branches.append_rejected(columns, spans, rejected, pad)
+    batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
+    branches.label_answers(batch, batch["labels"])
+    batch["image_index"] = torch.full_like(batch["labels"], -1)
+    batch["more_labels"] = batch["labels"][..., None][..., :0]
+    batch["pair"] = torch.arange(half)
+    grid = theirs["image_grid_thw"][:half]
+    patches = int(grid.prod(1).sum())
+    return batch | {"image_grid_thw": grid, "pixel_values": theirs["pixel_values"][:patches]}
+
+
+def test_three_steps_are_those_of_trl_s_trainer_on_the_same_tokens(tiny, tmp_path):
+    pytest.importorskip("trl")
+    model = AutoModelForImageTextToText.from_pretrained(tiny)
+    ours = copy.deepcopy(model).train()
+    trainer = trl_trainer(model, tiny, tmp_path)
+    theirs = next(iter(trainer.get_train_dataloader()))
+    batch = in_shared_rows(theirs, trainer.processing_class.tokenizer.pad_token_id)
+    trainer.train()
+    logged = [line for line in trainer.state.log_history if "rewards/margins" in line]
+    assert len(logged) == 3
+
+    batch["reference"] = torch.zeros(3, 2, dtype=torch.float64)
+    batch["reference"] = Dpo().look(ours, batch)
+    optimizer = torch.optim.AdamW(ours.parameters(), lr=1e-3, weight_decay=0.0)
+    for line in logged:
+        result = Dpo().loss(ours, batch, {"pairs": 1 / 3, "text_labels": 0.0})
+        optimizer.zero_grad()
+        result.loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(ours.parameters(), 1.0)
+        optimizer.step()
+        found = {name: float(value) / 3 for name, value in result.sums.items()}
+        assert float(result.loss) == pytest.approx(line["loss"], abs=1e-5)
+        assert found["margin"] == pytest.approx(line["rewards/margins"], abs=1e-4)
+        assert found["right"] == pytest.approx(line["rewards/accuracies"])
+        assert float(norm) == pytest.approx(line["grad_norm"], rel=1e-3)

@@ -35,7 +35,7 @@ def test_the_page_shows_each_label_beside_its_patch_and_escapes_all_text(inspect
     assert html.count("<script>") == html.count("</script>") == 1
     assert "<b>no" not in html and "innerHTML" not in html
     ((example,),) = map(json.loads, re.findall(r"const data = (\[.*\]);", html))
-    assert "4 x 5 patches, 10 vision labels" in example["about"]
+    assert "20 visual tokens, 10 vision labels" in example["about"]
     assert [patch for patch, _, _ in example["crops"]] == page["patch_index"][:-1]
     assert example["crops"][-1][1] == ["f", "total"]
     whole = image.decode(page["image"]["bytes"])

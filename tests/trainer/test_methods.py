@@ -7,12 +7,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from test_batch import TEXT_ONLY, example_of
-from trainer_fixtures import GRID, draw_page, make_config
+from trainer_fixtures import SPEC, draw_page, make_config
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import methods
 from dvsft.trainer.batch import Encoder
-from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.methods.basic import Basic
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
@@ -30,7 +29,7 @@ TERMS: dict[str, dict[str, tuple[float, str]]] = {
 
 @pytest.fixture(scope="module")
 def encoder(processor_folder):
-    return Encoder(AutoProcessor.from_pretrained(processor_folder), qwen_vl, GRID)
+    return Encoder(AutoProcessor.from_pretrained(processor_folder), SPEC)
 
 
 @pytest.fixture(scope="module")

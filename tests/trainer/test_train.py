@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from trainer_fixtures import (
     final_weights,
     launch_two_ranks,
     make_config,
+    on_pairs,
     series,
     text_page,
     write_shard,
@@ -67,8 +69,21 @@ def silent_mix(folder) -> dict[str, Any]:
     return {"data__dataset": [{"labels": [str(folder)], **how} for how in asked], "optimizer__max_steps": 4}
 
 
+def preferences(shard, stage, micro_batch=None) -> dict[str, Any]:
+    """Settings: pairs of pages and of texts; some batches have no image."""
+    return {
+        **on_pairs(shard),
+        "method": "dv_dpo",
+        "model__freeze": [],
+        "deepspeed__zero_stage": stage,
+        "optimizer__micro_batch": micro_batch or 1 + stage % 2,
+        "optimizer__global_batch": 4,
+        "optimizer__max_steps": 4,
+    }
+
+
 @pytest.fixture(scope="module")
-def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
+def two_ranks(tiny, untied, four_layers, mixed, pair_shard, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
     short: dict[str, Any] = {"optimizer__max_steps": 4, "optimizer__epochs": 1}
@@ -88,6 +103,7 @@ def two_ranks(tiny, untied, four_layers, mixed, tmp_path_factory):
     bf16 = {"model__dtype": "bfloat16", "model__gradient_checkpointing": True, "deepspeed__offload": "all"}
     runs.append(("bf16-offload", tiny, short | {"deepspeed__zero_stage": 3} | bf16))
     runs.append(("silent", tiny, silent_mix(mixed) | {"deepspeed__zero_stage": 2}))
+    runs += [(f"dv_dpo-{stage}", tiny, preferences(pair_shard, stage)) for stage in STAGES]
     runs.append(("resumed", tiny, short | {"deepspeed__zero_stage": 3, "checkpoint__resume_every": 2}))
     configs = [
         str(write_toml(root / f"{name}.toml", make_config(root / name, model, mixed, **changes)))
@@ -131,6 +147,22 @@ def test_all_zero_stages_and_rank_counts_give_the_same_losses(two_ranks, one_ran
             torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4)
             torch.testing.assert_close(found[:6], expected[:6], rtol=1e-5, atol=1e-5)
     assert series(one_rank, "vision_labels") == series(two_ranks / "dvsft-3", "vision_labels")
+
+
+def test_preferences_have_the_same_losses_and_reference_in_all_zero_stages_and_rank_counts(
+    two_ranks, tiny, pair_shard, tmp_path
+):
+    train(make_config(tmp_path / "one", tiny, pair_shard, **preferences(pair_shard, 0, micro_batch=1)))
+    for stage in STAGES:
+        for figure in ("dpo_loss", "margin", "vision_loss", "text_loss", "pairs"):
+            found, expected = (series(folder, figure) for folder in (two_ranks / f"dv_dpo-{stage}", tmp_path / "one"))
+            assert len(expected) == 4 and found == pytest.approx(expected, rel=1e-4, abs=1e-5), figure
+        tables = [
+            pq.read_table(f / "reference.parquet").to_pydict()
+            for f in (two_ranks / f"dv_dpo-{stage}", tmp_path / "one")
+        ]
+        assert tables[0]["pair_id"] == tables[1]["pair_id"]
+        assert tables[0]["rejected"] == pytest.approx(tables[1]["rejected"], rel=1e-5)
 
 
 @pytest.mark.parametrize("patch_weights", ["uniform", "attention"])

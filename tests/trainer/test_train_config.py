@@ -36,13 +36,22 @@ def test_every_shipped_configuration_loads_with_the_paper_s_settings():
     for name, config in configs.items():
         method: Any = config.method
         assert method.name == methods[name.rpartition("-")[2]]
+        asks_pairs = config.data.dataset[0].ask == "pairs"
         if not name.startswith("tiny"):
-            assert config.optimizer.learning_rate == (2e-5 if "8b" in name else 5e-6)
-            assert config.optimizer.global_batch == 64 and config.optimizer.warmup_ratio == 0.03
+            rates = {"dpo": 1e-6, "dv_dpo": 1e-6, "sft": 5e-6}
+            assert config.optimizer.learning_rate == (
+                rates[method.name] if asks_pairs else 2e-5 if "8b" in name else 5e-6
+            )
+            assert config.optimizer.global_batch == (256 if asks_pairs else 64)
+            assert config.optimizer.warmup_ratio == 0.03 and config.model.freeze == (
+                () if asks_pairs else config.model.freeze
+            )
             assert (config.data.min_pixels, config.data.max_pixels) == (32 * 32 * 64, 32 * 32 * 2048)
             assert method.name != "dv_sft" or method.vision_weight == 2e-3
         if method.name == "dv_sft":
             assert method.beta == 0.3
+        if method.pairs:
+            assert (method.preference_beta, method.chosen_weight) == (0.1, 0.0)
         if method.name == "basic":
             assert (method.direction_weight, method.semantics_weight) == (1.0, 0.01)
             assert method.patch_weights == "uniform"

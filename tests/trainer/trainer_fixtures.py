@@ -39,6 +39,7 @@ ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
 """Shares: every answer token, labeled visual token and image counts one."""
 
 GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
+SPEC = GRID.layout_spec()
 
 
 def write_shard(path, pages, processor_folder, grid=GRID, policy=None):
@@ -107,6 +108,34 @@ def text_page(number, processor_folder, qa):
     page = draw_page(number, processor_folder, labeled=False, qa=qa)
     nothing = dict.fromkeys(("width", "height", "rows", "cols", "visual_tokens"), 0)
     return page | nothing | {"image": None, "image_sha256": None}
+
+
+def on_pairs(shard):
+    """Settings: the preference pairs of a shard."""
+    return {"data__dataset": [{"labels": [str(shard)], "ask": "pairs"}]}
+
+
+def with_pairs(page, count=1):
+    """Its questions' answers are the chosen ones; each is preferred to another word."""
+    pairs = []
+    for k, qa in enumerate(page["qa"][:count]):
+        chosen = qa["answers"][0]
+        pairs.append(
+            {
+                "pair_id": f"{page['id']}-{k}",
+                "question_id": qa["question_id"],
+                "prompt": f"{qa['question']} Answer with a word.",
+                "chosen": chosen,
+                "rejected": "nothing at all" if k else "noon",
+                "chosen_score": 1.0,
+                "rejected_score": 0.0,
+                "chosen_count": 9,
+                "rejected_count": 3,
+                "samples": 16,
+                "rule": "answer",
+            }
+        )
+    return page | {"pairs": pairs}
 
 
 def write_toml(path, config):

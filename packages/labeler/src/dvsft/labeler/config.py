@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -31,6 +32,11 @@ Font = Literal[
 ]
 FONTS: tuple[Font, ...] = get_args(Font)
 """Those in the package, see fonts/README.md."""
+
+FONT_FILE = re.compile(r"\.(ttf|otf|ttc|otc)(#\d+)?$", re.IGNORECASE)
+
+Language = Literal["ar", "fa", "he", "hi", "ja", "ko", "mr", "ne", "ur", "zh", "zh-Hant"]
+""""zh" is simplified Chinese, "zh-Hant" traditional."""
 
 if TYPE_CHECKING:
     Kind = str
@@ -227,8 +233,19 @@ class Render(Settings):
     """Draws font, size and colors, by page id."""
     font_sizes: tuple[int, ...] = (21, 28)
     """Pixels, smallest and largest, from 6 to 64."""
-    fonts: Annotated[tuple[Font, ...], Field(min_length=1)] = FONTS
-    """Those to draw from."""
+    fonts: Annotated[tuple[str, ...], Field(min_length=1)] = FONTS
+    """Those to draw from: names of the package's, or font files; `file.ttc#2` is the third of a collection."""
+    languages: tuple[Language, ...] = ()
+    """More languages to draw, each with a system font where `fonts` lack its characters."""
+
+    @model_validator(mode="after")
+    def _fonts_are_known(self) -> Render:
+        for font in self.fonts:
+            if font not in FONTS and not FONT_FILE.search(font):
+                near = get_close_matches(font, FONTS, 1)
+                hint = f"did you mean {near[0]}?" if near else f"the package has {', '.join(FONTS)}"
+                raise ConfigError(f"fonts: found {font!r}, expected a font file (.ttf, .otf, .ttc) or a name; {hint}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Render:

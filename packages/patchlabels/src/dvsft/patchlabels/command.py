@@ -23,6 +23,7 @@ VERBS = {
     "filter": ("filter", "measure which questions need their text"),
     "stats": ("labeler", "print Table 1 of finished runs beside the paper's"),
     "preview": ("labeler", "write one HTML page to look at a run"),
+    "push": ("labeler", "publish a run as a dataset: a folder, or on the hub"),
     "schema": ("labeler", "print the JSON Schema of a config file, for editors"),
     "train": ("trainer", "train on label shards, in one process"),
     "inspect": ("trainer", "show the first batch of a training step"),

@@ -11,17 +11,19 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dvsft.patchlabels import image as images
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 from dvsft.trainer import branches
 from dvsft.trainer.data import DataError, Lengths, Mixture, Sample
-from dvsft.trainer.families import Family
+from dvsft.trainer.families import ModelError
 from dvsft.visionloss.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (
@@ -55,16 +57,11 @@ class Example:
     id: str
     turns: tuple[tuple[str, str], ...]
     image: Any = None
-    rows: int = 0
-    cols: int = 0
+    visual_tokens: int = 0
     patch_index: Sequence[int] = ()
     token_id: Sequence[int] = ()
     supervised: bool = True
     pair: Pair | None = None
-
-    @property
-    def visual_tokens(self) -> int:
-        return self.rows * self.cols
 
     def tokens_by_patch(self) -> dict[int, list[int]]:
         """The labels of every labeled patch, each once."""
@@ -101,32 +98,56 @@ def make_example(mixture: Mixture, sample: Sample | None, reference: Reference |
     row, asked, instruction = mixture.read(sample), mixture.asked(sample), INSTRUCTIONS[sample.instruction]
     chosen = [asked.turns(row)[number] for number in sample.questions]
     turns = tuple((asked.prompt(question, instruction), answer) for question, answer in chosen)
-    picture = None
-    if row["rows"]:
-        try:
-            picture = images.decode(row["image"]["bytes"])
-        except images.ImageError as error:
-            raise DataError(f"page {row['id']}: {error}; label again, which rejects such pages") from error
     pair = None
     if asked.rejected:
         found = row["pairs"][sample.questions[0]]
         known = (reference or {}).get(found["pair_id"], (math.nan, math.nan))
         pair = Pair(found["pair_id"], found["rejected"], known)
+    picture = open_page(row) if row["visual_tokens"] else None
     labels = row["patch_index"], row["token_id"]
-    return Example(row["id"], turns, picture, row["rows"], row["cols"], *labels, pair=pair)
+    return Example(row["id"], turns, picture, row["visual_tokens"], *labels, pair=pair)
+
+
+def open_page(row: Mapping[str, Any]) -> Image.Image:
+    """The image of a row, upright. Raises DataError where it is not what its labels were made on."""
+    try:
+        page = images.decode(row["image"]["bytes"])
+    except images.ImageError as error:
+        raise DataError(f"page {row['id']}: {error}; label again, which rejects such pages") from error
+    if page.size != (row["width"], row["height"]):
+        raise DataError(
+            f"page {row['id']}: found an image of {page.width} x {page.height} px, its labels were made on "
+            f"{row['width']} x {row['height']}; label again: make labels"
+        )
+    return page
 
 
 class Encoder:
     """Examples -> tensors, through the checkpoint's own processor."""
 
-    def __init__(self, processor: Any, family: Family, grid: GridSpec, pairs: bool = False, shared: bool = True):
-        """Sets the processor's pixel limits to the grid's, and its padding to the left. pairs: batches hold the
-        rejected answers too; shared: in the row of the chosen one, see `branches`, or in a row of their own."""
-        self.processor, self.family, self.grid, self.pairs, self.shared = processor, family, grid, pairs, shared
-        processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
+    def __init__(self, processor: Any, spec: LayoutSpec, pairs: bool = False, shared: bool = True):
+        """Sets the processor's pixel limits to the layout's, where it has such, and its padding to the left. pairs:
+        batches hold the rejected answers too; shared: in the row of the chosen one, see `branches`, or in a row of
+        their own. Raises ModelError for a processor without a chat template."""
+        self.processor, self.spec, self.pairs, self.shared = processor, spec, pairs, shared
+        if not processor.chat_template:
+            raise ModelError(
+                f"{type(processor).__name__} has no chat template, which training writes conversations with; put the "
+                "chat_template.jinja of an instruction-tuned checkpoint into its folder"
+            )
+        if "max_pixels" in spec.fields:
+            limits = {"shortest_edge": spec.fields["min_pixels"], "longest_edge": spec.fields["max_pixels"]}
+            processor.image_processor.size = limits
         processor.tokenizer.padding_side = "left"
-        self.image_token = family.image_token(processor)
-        self._special = tuple(processor.tokenizer.get_added_vocab())
+        self.image_token: int = processor.image_token_ids[0]
+        self._options = {"add_special_tokens": not self._writes_bos()}
+        # spaces and line ends are tokens of their own in some vocabularies, and harmless
+        self._special = tuple(token for token in processor.tokenizer.get_added_vocab() if token.strip())
+
+    def _writes_bos(self) -> bool:
+        """Whether the chat template itself begins with the token that the tokenizer would put first."""
+        first = self.processor.tokenizer.bos_token
+        return bool(first) and self.render(FILLER).startswith(first)
 
     def usable(self, text: str) -> bool:
         """Whether a question or answer holds no special token, which would take the prompt apart."""
@@ -138,41 +159,50 @@ class Encoder:
         return text
 
     def tokens(self, text: str) -> list[int]:
-        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.processor.tokenizer(text, **self._options)["input_ids"]
         return ids
 
     def lengths(self) -> Lengths:
         """How long conversations of this processor are. Questions, instructions and answers are tokenized each by
         itself: the chat template puts special tokens and line ends around them, which tokenizers merge with nothing."""
         return Lengths(
-            count=lambda texts: list(map(len, self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"])),
-            instructions=tuple(len(self.tokens(instruction)) for instruction in INSTRUCTIONS),
+            count=self._bare_lengths,
+            instructions=tuple(self._bare_lengths(INSTRUCTIONS)),
             template={
                 (turns, image): self._template(turns, image)
                 for turns, image in [(0, True), (1, False), (1, True), (2, False), (2, True)]
             },
         )
 
-    def _template(self, turns: int, image: bool) -> int:
-        """Tokens of the chat template alone. Without turns there is an image."""
-        whole = self.render(Example("", (("x", "x"),) * turns, rows=image, cols=image))
-        return len(self.tokens(whole)) - 2 * turns * len(self.tokens("x")) - image
+    def _bare_lengths(self, texts: Sequence[str]) -> list[int]:
+        return list(map(len, self.processor.tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
 
-    def answer_spans(self, example: Example) -> list[tuple[int, int]]:
-        """[start, end) of every answer and its end-of-turn token, in tokens of the expanded, unpadded text.
+    def _template(self, turns: int, image: bool) -> int:
+        """Tokens of the chat template alone, with what the processor writes around an image. Without turns there is an
+        image."""
+        page = self._blank if image else FILLER
+        ids = self._process([replace(page, turns=(("x", "x"),) * turns)])["input_ids"][0]
+        return len(ids) - 2 * turns * self._bare_lengths(["x"])[0] - int((ids == self.image_token).sum())
+
+    def answer_spans(self, example: Example, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """[start, end) of every answer and its end-of-turn token in `ids`, the tokens of the example, unpadded, as the
+        processor expands them for its image or not.
 
         Raises DataError if the prompt is tokenized differently with an answer behind it than without.
         """
-        whole, expanded = self.tokens(self.render(example)), max(example.visual_tokens - 1, 0)
+        whole = self.tokens(self.render(example))
+        expanded = len(ids) - len(whole)  # by the image, which stands before all answers
         spans = []
         for turn in range(len(example.turns)):
             prompt = self.tokens(self.render(example, 2 * turn + 1, add_generation_prompt=True))
             answered = self.tokens(self.render(example, 2 * turn + 2).rstrip("\n"))
-            if whole[: len(prompt)] != prompt or whole[: len(answered)] != answered:
+            start, end = len(prompt) + expanded, len(answered) + expanded
+            fits = whole[: len(prompt)] == prompt and whole[: len(answered)] == answered
+            if not fits or list(ids[start:end]) != answered[len(prompt) :]:
                 raise DataError(
                     f"page {example.id}: the answer {example.turns[turn][1]!r} melts into its prompt's tokens"
                 )
-            spans.append((len(prompt) + expanded, len(answered) + expanded))
+            spans.append((start, end))
         return spans
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -183,15 +213,7 @@ class Encoder:
         pairs = [example.pair for example in examples if example.pair]
         if self.pairs and not self.shared:
             examples = [row for example in examples for row in _two_rows(example)]
-        pictures = [example.image for example in examples if example.visual_tokens]
-        encoded = self.processor(
-            text=[self.render(example) for example in examples],
-            images=pictures or None,
-            padding=True,
-            return_tensors="pt",
-            return_mm_token_type_ids=True,
-        )
-        batch: dict[str, Tensor] = dict(encoded)
+        batch = self._process(examples)
         if self.pairs:
             batch = self._with_branches(examples, batch)
         batch["labels"] = torch.full_like(batch["input_ids"], IGNORE)
@@ -200,15 +222,13 @@ class Encoder:
         batch["more_labels"] = torch.full((*batch["input_ids"].shape, max(most - 1, 0)), IGNORE)
         if self.pairs:
             branches.label_answers(batch, batch["labels"])
-        self._check_grids([example for example in examples if example.visual_tokens], batch)
         for number, example in enumerate(examples):
+            self._check_count(example, batch["input_ids"][number])
             if example.supervised:
                 self._supervise(example, number, batch)
-        if not pictures:  # ranks must all run the encoder or none: with ZeRO one would wait for the other's gradients
-            batch = self.family.with_blank_image(
-                self.processor, batch, {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
-            )
-        batch["visual"] = self.family.visual_positions(batch)
+        if not any(example.visual_tokens for example in examples):
+            batch = self._with_blank_image(batch)
+        batch["visual"] = batch["input_ids"] == self.image_token
         if self.pairs:
             has_pair = torch.tensor([example.pair is not None for example in examples])
             first = has_pair.cumsum(0) - 1
@@ -217,9 +237,62 @@ class Encoder:
             batch["reference"] = reference.view(-1, 2)
         return batch
 
+    def _process(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What the model takes, all that the processor makes. Each text has its list of images, which may be empty:
+        some processors count them text by text."""
+        pictures = [[example.image] if example.visual_tokens else [] for example in examples]
+        options = dict(self._options)
+        if "mm_token_type_ids" in self.processor.model_input_names:
+            options["return_mm_token_type_ids"] = True
+        encoded = self.processor(
+            text=[self.render(example) for example in examples],
+            images=pictures if any(pictures) else None,
+            padding=True,
+            return_tensors="pt",
+            **options,
+        )
+        return dict(encoded)
+
+    @cached_property
+    def _blank(self) -> Example:
+        """A black page and nothing else, of the shape that makes the fewest visual tokens."""
+        sizes = ((64, 64), (320, 32), (32, 320))
+        size = min(sizes, key=lambda size: self.spec.fit(*size).visual_tokens)
+        return Example("blank", (), Image.new("RGB", size), self.spec.fit(*size).visual_tokens)
+
+    @cached_property
+    def blank_batch(self) -> dict[str, Tensor]:
+        return self._process([self._blank])
+
+    def _with_blank_image(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch without images plus a blank one that no position attends to, left of its first sample: ranks must all
+        run the encoder or none, since with ZeRO one would wait for the other's gradients."""
+        blank = self.blank_batch
+        high, wide = len(batch["input_ids"]), blank["input_ids"].shape[1]
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id}
+        padding |= {"labels": IGNORE, "image_index": TEXT, "more_labels": IGNORE}
+        padded = {
+            name: torch.cat([value.new_full((high, wide, *value.shape[2:]), padding.get(name, 0)), value], 1)
+            for name, value in batch.items()
+        }
+        for name in padded.keys() & blank.keys() - {"attention_mask"}:
+            padded[name][0, :wide] = blank[name][0]
+        return {**blank, **padded}
+
+    def _check_count(self, example: Example, ids: Tensor) -> None:
+        found = int((ids == self.image_token).sum())
+        if found != example.visual_tokens:
+            raise DataError(
+                f"page {example.id}: the processor makes {found} visual tokens of the image, its labels count "
+                f"{example.visual_tokens}; label it again, or project the labels onto this model: make relabel"
+            )
+
     def _with_branches(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The rejected answers too, and `branch`."""
-        spans = [self.answer_spans(example)[0] if example.pair else None for example in examples]
+        spans = [
+            self.answer_spans(example, _unpadded(batch, number)[1])[0] if example.pair else None
+            for number, example in enumerate(examples)
+        ]
         if self.shared:
             rejected = [self._answer(_rejected_row(example)) if example.pair else [] for example in examples]
             columns = {name: value for name, value in batch.items() if value.shape == batch["input_ids"].shape}
@@ -229,30 +302,21 @@ class Encoder:
         for number, (example, span) in enumerate(zip(examples, spans, strict=True)):
             if span:
                 side = branches.CHOSEN if example.supervised else branches.REJECTED
-                padding = int((batch["attention_mask"][number] == 0).sum())
+                padding, _ = _unpadded(batch, number)
                 branch[number, padding + span[0] - (side == branches.REJECTED) : padding + span[1]] = side
         return batch | {"branch": branch}
 
     def _answer(self, example: Example) -> list[int]:
         """The tokens of an example's only answer, the end of the turn included."""
-        expanded = max(example.visual_tokens - 1, 0)
-        ((start, end),) = self.answer_spans(example)
-        return self.tokens(self.render(example))[start - expanded : end - expanded]
-
-    def _check_grids(self, examples: Sequence[Example], batch: dict[str, Tensor]) -> None:
-        grids = self.family.patch_grids(self.processor, batch) if examples else []
-        for example, found in zip(examples, grids, strict=True):
-            if found != (example.rows, example.cols):
-                raise DataError(
-                    f"page {example.id}: the processor makes {found[0]} x {found[1]} patches of the image, "
-                    f"the labels were made on {example.rows} x {example.cols}; label again: make labels"
-                )
+        ids = self.tokens(self.render(example))
+        ((start, end),) = self.answer_spans(example, ids)
+        return ids[start:end]
 
     def _supervise(self, example: Example, number: int, batch: dict[str, Tensor]) -> None:
         """Write one example's text and vision labels into row `number` of the batch."""
         ids, labels = batch["input_ids"][number], batch["labels"][number]
-        padding = int((batch["attention_mask"][number] == 0).sum())
-        for start, end in () if "branch" in batch else self.answer_spans(example):
+        padding, tokens = _unpadded(batch, number)
+        for start, end in () if "branch" in batch else self.answer_spans(example, tokens):
             labels[padding + start - 1 : padding + end - 1] = ids[padding + start : padding + end]
         if example.visual_tokens:
             visual = (ids == self.image_token).nonzero()[:, 0]
@@ -262,6 +326,12 @@ class Encoder:
             table = torch.tensor(filled, dtype=torch.long).view(-1, width)  # (n, width), also for n = 0
             labels[labeled], batch["more_labels"][number, labeled] = table[:, 0], table[:, 1:]
             batch["image_index"][number, labeled] = number
+
+
+def _unpadded(batch: Mapping[str, Tensor], number: int) -> tuple[int, list[int]]:
+    """The length of a row's padding, and its tokens behind it."""
+    padding = int((batch["attention_mask"][number] == 0).sum())
+    return padding, batch["input_ids"][number, padding:].tolist()
 
 
 def _rejected_row(example: Example) -> Example:

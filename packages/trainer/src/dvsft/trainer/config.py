@@ -86,15 +86,19 @@ class Dataset(Settings):
         return self
 
 
+MIN_PIXELS, MAX_PIXELS = 65_536, 2_097_152
+"""64 and 2048 visual tokens of 32 x 32 px, arXiv 2605.26656."""
+
+
 class Data(Settings):
     """What is trained on."""
 
     dataset: Annotated[tuple[Dataset, ...], Field(min_length=1)]
     """Where the labels are; samples of all datasets are shuffled together."""
-    min_pixels: Count = 65_536
-    """Smallest area of the resized image, in pixels."""
-    max_pixels: Count = 2_097_152
-    """Largest area of the resized image, in pixels."""
+    min_pixels: Count | None = None
+    """Smallest area of the resized image, in pixels; 65,536 by default for models that have such a limit."""
+    max_pixels: Count | None = None
+    """Largest area of the resized image, in pixels; 2,097,152 by default for models that have such a limit."""
     max_length: Count = 8192
     """Longest sample in tokens, image included; longer ones are left out and counted."""
     workers: Whole = 4
@@ -107,8 +111,9 @@ class Data(Settings):
 
     @model_validator(mode="after")
     def _smallest_below_largest(self) -> Data:
-        if self.max_pixels < self.min_pixels:
-            raise ConfigError(f"max_pixels = {self.max_pixels}, expected at least min_pixels = {self.min_pixels}")
+        low, high = self.min_pixels or MIN_PIXELS, self.max_pixels or MAX_PIXELS
+        if high < low:
+            raise ConfigError(f"max_pixels = {high}, expected at least min_pixels = {low}")
         return self
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from dvsft.patchlabels import rows, shards
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.config import ConfigError, Dataset
 from dvsft.trainer.turns import ASKED, NOTHING, Asked
@@ -31,7 +31,7 @@ DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_
 """What of a row decides training besides its turns; the image by its hash."""
 
 INDEX_COLUMNS = ("visual_tokens", "patch_index")
-PAGE_COLUMNS = ("id", "image", "rows", "cols", "patch_index", "token_id")
+PAGE_COLUMNS = ("id", "image", "width", "height", "visual_tokens", "patch_index", "token_id")
 
 
 PAIR_TOKENS = 2
@@ -55,7 +55,8 @@ class Sample(NamedTuple):
 @dataclass(frozen=True)
 class Lengths:
     """How long a conversation is, in tokens. count: texts -> tokens of each. instructions: tokens of each. template:
-    (turns, with an image) -> tokens of the chat template around questions, instructions, answers and visual tokens."""
+    (turns, with an image) -> tokens of the chat template around questions, instructions, answers and visual tokens; of
+    the markers that some processors write between rows and tiles only those of the smallest image."""
 
     count: Callable[[list[str]], list[int]]
     instructions: tuple[int, ...]
@@ -90,7 +91,7 @@ class Pages:
     def __init__(
         self,
         labels: Sequence[str],
-        grid: GridSpec,
+        spec: LayoutSpec,
         tokenizer_sha256: str,
         asked: Asked = ASKED["qa"],
         cache: GroupCache | None = None,
@@ -103,7 +104,7 @@ class Pages:
         for number, file in enumerate(self.files):
             parquet, metadata = rows.open_shard(file)
             with parquet:
-                metadata.require(layout=grid.layout_spec(), tokenizer_sha256=tokenizer_sha256, where=file)
+                metadata.require(layout=spec, tokenizer_sha256=tokenizer_sha256, where=file)
                 self.groups += self._groups_of(number, parquet.metadata)
         self._end = np.cumsum([group.pages for group in self.groups])
 
@@ -195,7 +196,7 @@ class Mixture:
     def __init__(
         self,
         datasets: Sequence[Dataset],
-        grid: GridSpec,
+        spec: LayoutSpec,
         tokenizer_sha256: str,
         usable: Callable[[str], bool],
         lengths: Lengths,
@@ -204,7 +205,7 @@ class Mixture:
         self.datasets, self.lengths = datasets, lengths
         asked = [NOTHING if dataset.vision_only else ASKED[dataset.ask] for dataset in datasets]
         self.pages = [
-            Pages(dataset.labels, grid, tokenizer_sha256, how, cache)
+            Pages(dataset.labels, spec, tokenizer_sha256, how, cache)
             for dataset, how in zip(datasets, asked, strict=True)
         ]
         self.indexes = [pages.index(usable, lengths.count) for pages in self.pages]

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dvsft.patchlabels import command, settings, webpage
+from dvsft.patchlabels.layout import Layout
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
 from dvsft.trainer.data import micro_batches
@@ -24,20 +25,15 @@ from dvsft.visionloss.loss import IGNORE
 
 def batch_page(examples: Sequence[Example], batch: dict[str, Tensor], encoder: Encoder) -> str:
     """HTML of a batch made from `examples`."""
-    offset, shown = 0, []
-    for number, example in enumerate(examples):
-        count = example.visual_tokens
-        pictures = encoder.family.patch_pictures(encoder.processor, batch, offset, count) if count else []
-        offset += count
-        shown.append(_example(example, number, batch, pictures, encoder))
+    shown = [_example(example, number, batch, encoder) for number, example in enumerate(examples)]
     body, script = ((files("dvsft.trainer") / f"inspect.{kind}").read_text("utf-8") for kind in ("html", "js"))
     return webpage.document("Batch", body, script, shown)
 
 
-def _example(
-    example: Example, number: int, batch: dict[str, Tensor], pictures: Sequence[Image.Image], encoder: Encoder
-) -> dict[str, Any]:
+def _example(example: Example, number: int, batch: dict[str, Tensor], encoder: Encoder) -> dict[str, Any]:
     """The page, what each text token predicts, and the crop of each labeled visual token, as inspect.js takes them."""
+    layout = encoder.spec.fit(*example.image.size) if example.visual_tokens else None
+    rects = layout.rects().round() if layout else ()
     ids = batch["input_ids"][number].tolist()
     labels, image = batch["labels"][number].tolist(), batch["image_index"][number].tolist()
     more, mask = batch["more_labels"][number].tolist(), batch["attention_mask"][number].tolist()
@@ -48,24 +44,23 @@ def _example(
         predicts = [decode([one]) for one in (label, *others) if one != IGNORE]
         if token == encoder.image_token and attended:
             if predicts:
-                crops.append([visual, predicts, webpage.crop(pictures[visual])])
+                crops.append([visual, predicts, webpage.crop(example.image.crop(rects[visual]))])
             visual += 1
         else:
             kind = "padding" if not attended else "text" if predicts and index < 0 else "plain"
             tokens.append([decode([token]), kind, "".join(predicts)])
     return {
         "id": example.id,
-        "about": f"{len(ids)} tokens, {example.rows} x {example.cols} patches, {len(crops)} vision labels",
-        "page": _page(example) if example.visual_tokens else None,
+        "about": f"{len(ids)} tokens, {example.visual_tokens} visual tokens, {len(crops)} vision labels",
+        "page": _page(example.image, layout) if layout else None,
         "tokens": tokens,
         "crops": crops,
     }
 
 
-def _page(example: Example) -> dict[str, Any]:
-    width, height = example.image.size
-    views = webpage.raster(example.rows, example.cols, width, height)
-    return {"image": webpage.picture(example.image), "width": width, "height": height, "views": views}
+def _page(image: Image.Image, layout: Layout) -> dict[str, Any]:
+    views = webpage.views(layout)
+    return {"image": webpage.picture(image), "width": layout.width, "height": layout.height, "views": views}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

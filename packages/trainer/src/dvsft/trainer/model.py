@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.settings import is_path
 from dvsft.trainer import config
-from dvsft.trainer.families import Family, ModelError, family_of
+from dvsft.trainer.families import Family, ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method, Pass
 from dvsft.visionloss.head import check_head, head_transform
 
@@ -38,11 +38,27 @@ def local_folder(path: str) -> Path:
         ) from error
 
 
-def load_processor(folder: Path, data: config.Data) -> tuple[Any, GridSpec, str]:
-    """The checkpoint's processor, the patch grid it makes within the run's pixel limits, its tokenizer's
-    sha256."""
-    grid = GridSpec.from_folder(folder, data.min_pixels, data.max_pixels)
-    return AutoProcessor.from_pretrained(folder), grid, rows.tokenizer_sha256(folder)
+def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, str]:
+    """The checkpoint's processor, the layout it makes within the run's pixel limits, its tokenizer's sha256. Raises
+    LayoutError for a checkpoint without a layout, ModelError where processor and model differ in their image token."""
+    model_type_in(folder)
+    spec = LayoutSpec.from_folder(folder)
+    if has_limits(spec) or data.min_pixels or data.max_pixels:
+        low, high = data.min_pixels or config.MIN_PIXELS, data.max_pixels or config.MAX_PIXELS
+        spec = LayoutSpec.from_folder(folder, low, high)
+    processor = AutoProcessor.from_pretrained(folder)
+    ours, theirs = AutoConfig.from_pretrained(folder).image_token_id, processor.image_token_ids[0]
+    if ours != theirs:
+        raise ModelError(
+            f"{folder}: its model reads images at token {ours}, its processor writes token {theirs}; use the files "
+            "that the checkpoint was published with"
+        )
+    return processor, spec, rows.tokenizer_sha256(folder)
+
+
+def has_limits(spec: LayoutSpec) -> bool:
+    """Whether the family scales pages into an area between two limits."""
+    return {"min_pixels", "max_pixels"} <= spec.fields.keys()
 
 
 def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module:
@@ -122,14 +138,14 @@ def add_lora(model: nn.Module, settings: config.Lora, frozen: Sequence[str] = ()
 
     kin, adapter = family(model), lora_config(settings, family(model))
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    hit = [name for name in names if re.fullmatch(adapter.target_modules, name)]
-    if not hit or any(name.startswith(kin.VISION) for name in hit):
+    parts = {name: part_of(f"{name}.", kin.PARTS) for name in names if re.fullmatch(adapter.target_modules, name)}
+    hit = list(parts)
+    if not hit or not all(part == "head" or part.startswith("language_model.") for part in parts.values()):
         found = f"{len(hit)} modules, e.g. {hit[0]}" if hit else "no module"
         raise ModelError(f"lora.target {settings.target!r} names {found}; expected linear layers of the language side")
     head = _head_and_embeddings(model)[0].removesuffix(".weight")
     if head in hit and _is_tied(model):
         raise ModelError(f"lora.target names {head}, which is tied to the embeddings, cannot be merged; leave it out")
-    parts = {name: part_of(f"{name}.", kin.PARTS) for name in hit}
     if bad := [name for name, part in parts.items() if {*_names(part)} & set(frozen)]:
         raise ModelError(
             f"lora.target names {bad[0]}, a module of {parts[bad[0]]}, which model.freeze names too; take it out of one"

@@ -28,7 +28,7 @@ from dvsft.trainer.batch import Encoder, Reference, make_example
 from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.config import Config, load
 from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
-from dvsft.trainer.families import ModelError, family_in, model_type_in
+from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
 from dvsft.trainer.plan import Plan, make_plan
@@ -132,10 +132,10 @@ def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encod
 
 def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tuple[Mixture, Encoder]:
     """The labels, checked against the checkpoint's processor, and what turns them into tensors."""
-    processor, grid, tokenizer_sha256 = load_processor(base, config.data)
-    pairs, shared = config.method.pairs, model_type_in(base) in family_in(base).SHARES_PROMPTS
-    encoder = Encoder(processor, family_in(base), grid, pairs, shared)
-    return Mixture(config.data.dataset, grid, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
+    processor, spec, tokenizer_sha256 = load_processor(base, config.data)
+    model_type = model_type_in(base)
+    encoder = Encoder(processor, spec, config.method.pairs, model_type in family_of(model_type).SHARES_PROMPTS)
+    return Mixture(config.data.dataset, spec, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
 
 
 def load_batches(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Filter
+from dvsft.labeler.labels.fonts import Fonts
 from dvsft.labeler.labels.render import undrawn_answer
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, differences, is_same_run
@@ -166,7 +167,7 @@ def _kept(page: Page, rows: Mapping[tuple[str, str], Row], settings: Filter) -> 
     return Page(**{**vars(page), "qa": kept}), rejects
 
 
-def without_undrawn_answers(plan: Plan, fonts: Sequence[str]) -> Plan:
+def without_undrawn_answers(plan: Plan, fonts: Fonts) -> Plan:
     """A plan without the questions whose answers stand in words that no font can draw; those are among its rejects.
     Of several answers those stay that the picture shows."""
     rejects = list(plan.rejects)

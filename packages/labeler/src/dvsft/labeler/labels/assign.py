@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -37,10 +38,27 @@ class Policy:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A word as the tokenizer has it. ends: for each token the number of the word's characters up to its last one."""
+    """A word as the tokenizer has it. ends: for each token the number of the word's characters up to its last one.
+    unit_ends: the same for each unit of the word, see `units`; None for a word that is one."""
 
     ids: Sequence[int]
     ends: Sequence[int]
+    unit_ends: Sequence[int] | None = None
+
+    def units(self) -> list[Unit]:
+        if self.unit_ends is None or len(self.unit_ends) < 2:
+            return [Unit(0, len(self.ids), None)]
+        firsts = [bisect_right(self.ends, end) for end in (0, *self.unit_ends[:-1])]
+        return [Unit(*unit) for unit in zip(firsts, [*firsts[1:], len(self.ids)], self.unit_ends, strict=True)]
+
+
+class Unit(NamedTuple):
+    """Tokens first ... stop - 1 of a word, which get one label. characters: of the word up to their last one; None for
+    the whole word."""
+
+    first: int
+    stop: int
+    characters: int | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +88,7 @@ def assign(words: Sequence[Word], tokens: Sequence[Tokens], layout: Layout, poli
 
     In this order: a word of too many tokens is dropped; every view that shows the word's bottom-right corner gives a
     patch, unless the word is too tall or too small there; a patch with two or more words gets no label. The label is
-    the word's first token.
+    the word's first token. A word of several units, as in a script without spaces, counts as many.
 
     rule = "subword": each token of a word goes to the patch in which its last glyph ends, and a patch is labeled with
     the first of the word's tokens there. contested = "set": a patch is labeled with all tokens that go to it.
@@ -97,18 +115,21 @@ def _held(group: Iterator[_Label], policy: Policy) -> list[_Label]:
     labels = list(group)
     if policy.contested == "set":
         return labels
-    return labels[:1] if len({label.word for label in labels}) == 1 else []
+    one = len({label.word for label in labels}) == 1 if policy.rule == "subword" else len(labels) == 1
+    return labels[:1] if one else []
 
 
 def _places(word: Word, tokens: Tokens, layout: Layout, policy: Policy) -> tuple[str | None, list[tuple[int, int]]]:
     """Why the word labels nothing, and else (number of a token, patch) for each place that it asks for."""
     if not tokens.ids:
         return "no_token", []
-    if policy.max_tokens is not None and len(tokens.ids) > policy.max_tokens:
+    most = len(tokens.ids) if policy.max_tokens is None else policy.max_tokens
+    units = [unit for unit in tokens.units() if unit.stop - unit.first <= most]
+    if not units:
         return "too_many_tokens", []
     found: list[tuple[int, int]] = []
     reasons = []
-    for number, x in _corners(word, tokens, policy.rule):
+    for number, x in _corners(word, tokens, units, policy.rule):
         for view, patch in layout.places(x, word.box[3]):
             if view.thumbnail and policy.min_height is None:
                 continue
@@ -121,17 +142,18 @@ def _places(word: Word, tokens: Tokens, layout: Layout, policy: Policy) -> tuple
     return "too_tall" if "too_tall" in reasons else next(iter(reasons), "outside"), []
 
 
-def _corners(word: Word, tokens: Tokens, rule: Rule) -> list[tuple[int, float]]:
+def _corners(word: Word, tokens: Tokens, units: Sequence[Unit], rule: Rule) -> list[tuple[int, float]]:
     """(number of a token, x of the right edge of its last glyph, px). Tokens without a glyph have no place."""
     if rule == "corner":
-        return [(0, word.box[2])]
-    return [(number, right_edge(word, end)) for number, end in enumerate(tokens.ends) if end > 0]
+        return [(unit.first, right_edge(word, unit.characters)) for unit in units]
+    numbers = [number for unit in units for number in range(unit.first, unit.stop)]
+    return [(number, right_edge(word, tokens.ends[number])) for number in numbers if tokens.ends[number] > 0]
 
 
-def right_edge(word: Word, characters: int) -> float:
+def right_edge(word: Word, characters: int | None) -> float:
     """x of the right edge of the first `characters` characters of a word, px: from the recognizer where it gave it,
     else as if all characters were equally wide."""
-    if characters >= len(word.text):
+    if characters is None or characters >= len(word.text):
         return word.box[2]
     if word.ends is not None and len(word.ends) == len(word.text):
         return word.ends[characters - 1]

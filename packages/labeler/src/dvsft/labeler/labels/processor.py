@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, Model
 from dvsft.labeler.labels.assign import Tokens
+from dvsft.labeler.labels.units import split_units, unit_ends
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.layout.files import NAMES
 from dvsft.patchlabels.settings import is_path
@@ -34,13 +35,22 @@ class Processor:
         """A pickled tokenizer forgets that names of control tokens are text."""
         return _unpickled, (self.layout, self.tokenizer.to_str())
 
+    def units(self, words: Sequence[str]) -> list[str]:
+        """Words as they are drawn and labeled, see `units`."""
+        encodings = self.tokenizer.encode_batch(list(words), add_special_tokens=False)
+        return split_units(words, [encoding.offsets for encoding in encodings])
+
     def tokens(self, words: Sequence[str], leading_space: bool) -> list[Tokens]:
         """All tokens of each word on its own, no special tokens added."""
         texts = [f" {word}" for word in words] if leading_space else list(words)
         encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [
-            Tokens(encoding.ids, [max(0, end - leading_space) for _, end in encoding.offsets]) for encoding in encodings
-        ]
+        return [_tokens(word, encoding, int(leading_space)) for word, encoding in zip(words, encodings, strict=True)]
+
+
+def _tokens(word: str, encoding: Any, before: int) -> Tokens:
+    """before: characters that were put before the word."""
+    offsets = [(max(0, start - before), max(0, end - before)) for start, end in encoding.offsets]
+    return Tokens(encoding.ids, [end for _, end in offsets], unit_ends(word, offsets))
 
 
 def _unpickled(layout: LayoutSpec, tokenizer: str) -> Processor:

@@ -3,7 +3,8 @@
 Every word starts on a patch boundary and lines keep to patch rows, so a word's bottom-right corner lies in the last
 patch it covers, which no other word touches. One dark and one light color, either way round. The picture is one that
 the model's resize leaves untouched. The paper gives no font, size or page width: these are ours, drawn by page id and
-seed.
+seed. So are the rules for other scripts: wide characters get a cell each, letters that join are shaped by HarfBuzz, and
+lines of a text that runs from right to left do so.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import io
 import math
 import random
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import as_file, files
+from itertools import groupby
 
 import numpy as np
-from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from dvsft.labeler.config import FONTS
 from dvsft.labeler.labels.canvas import Canvas, Place, canvas_of
+from dvsft.labeler.labels.fonts import JOINERS, Fonts, font_file, is_rtl, needs_shaping, package_for, runs_from_left
+from dvsft.labeler.labels.units import SPACELESS
 from dvsft.labeler.page import Unusable
 from dvsft.labeler.word import Word
 from dvsft.patchlabels.layout import LayoutSpec
@@ -30,10 +31,11 @@ from dvsft.patchlabels.layout import LayoutSpec
 GAP = 8  # px of ground after a word, so that neighbors never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
 CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
-UNSHAPED = {"R", "AL", "AN"}  # bidirectional classes of scripts that cannot be drawn letter by letter
 INVISIBLE: dict[int, None] = dict.fromkeys(  # soft hyphen, joiners, direction marks, a glyph's variants: no picture
     map(ord, "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufeff")
 ) | dict.fromkeys([*range(0x2060, 0x2070), *range(0xFE00, 0xFE10)])
+
+PACKAGED = Fonts()
 
 Color = tuple[int, int, int]
 
@@ -51,44 +53,61 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Tile:
-    """coverage: (side, width) uint8, the ink of a word cut at its left and right. top, bottom: its rows. ends: px from
-    the left to the right edge of each character; None where the font draws other characters than the word has."""
+    """coverage: (side, width) uint8, a word up to the right edge of its ink. left, top, bottom: edges of its ink. ends:
+    px from the left to the right edge of each character; None where the font draws other characters than the word has.
+    room: px that the word takes of its line."""
 
     coverage: np.ndarray
+    left: int
     top: int
     bottom: int
     ends: tuple[float, ...] | None
+    room: int
 
 
 def render_page(
-    text: str, spec: LayoutSpec, *, page_id: str, seed: int, font_sizes: Sequence[int], fonts: Sequence[str] = FONTS
+    text: str,
+    spec: LayoutSpec,
+    *,
+    page_id: str,
+    seed: int,
+    font_sizes: Sequence[int],
+    fonts: Fonts = PACKAGED,
+    split: Callable[[Sequence[str]], Sequence[str]] = list,
 ) -> Rendered:
     """Draw the words of `text` (see `visible_words`) in one of `fonts`. Same arguments, same bytes.
 
-    A word with a character it lacks is drawn in the next of `fonts` that has it; one that none has is left out and
-    counted. Raises Unusable if nothing is left to draw, or if the words fill more than the largest page at the smallest
-    size.
+    split: words -> what is drawn and labeled as one, see `units`. A word with a character that the page's font lacks is
+    drawn in the next of `fonts` that has it; one that none has is left out and counted. Raises Unusable if nothing is
+    left to draw, or if the words fill more than the largest page at the smallest size.
     """
     rng = random.Random(f"{seed}:{page_id}")
-    first = rng.randrange(len(fonts))
-    fonts = [*fonts[first:], *fonts[:first]]
+    order = fonts.in_order(rng.randrange(len(fonts.first)))
     size, aspect = rng.randint(font_sizes[0], font_sizes[1]), rng.uniform(*ASPECTS)
     ink, ground = pick_colors(rng)
-    words = visible_words(text)
+    words = split(visible_words(text, fonts))
     pages = canvas_of(spec)
     _require_short(words, pages)
     side = pages.cell * pages.line
-    drawable = [(word, font) for word in words if (font := _font_for(word, fonts)) and _tile(font, size, side, word)]
+    drawable = [
+        (word, font)
+        for word in words
+        if (font := fonts.font_for(word, order)) and _tile(font, size, pages.cell, side, word)
+    ]
     if not drawable:
-        raise Unusable("render", "no_glyph", f"found {len(words)} words, none of which the fonts can draw")
+        raise Unusable("render", "no_glyph", _not_drawn(words))
     tiles, place = _largest_that_fits(drawable, pages, range(size, font_sizes[0] - 1, -1), aspect)
+    cells = place.cells
+    if is_rtl(text):
+        spans = [math.ceil(tile.room / pages.cell) for tile in tiles]
+        cells = from_the_right([word for word, _ in drawable], cells, spans, place.width // pages.cell)
     canvas = np.zeros((place.height, place.width), np.uint8)
     drawn = []
-    for (word, _), tile, (row, col) in zip(drawable, tiles, place.cells, strict=True):
+    for (word, _), tile, (row, col) in zip(drawable, tiles, cells, strict=True):
         x, y, width = col * pages.cell, row * pages.cell, tile.coverage.shape[1]
         canvas[y : y + side, x : x + width] = tile.coverage
         ends = tile.ends and tuple(x + end for end in tile.ends)
-        drawn.append(Word(word, (x, y + tile.top, x + width, y + tile.bottom), 1.0, ends))
+        drawn.append(Word(word, (x + tile.left, y + tile.top, x + width, y + tile.bottom), 1.0, ends))
     return Rendered(
         png=_encode(canvas, ink, ground),
         width=canvas.shape[1],
@@ -104,26 +123,50 @@ def _largest_that_fits(
     """The tiles of (word, font) pairs, and their places, at the first of `sizes` that fits. Raises Unusable."""
     side = pages.cell * pages.line
     for size in sizes:
-        tiles = [tile for word, font in words if (tile := _tile(font, size, side, word))]
-        place = pages.lay_out([tile.coverage.shape[1] + GAP for tile in tiles], aspect)
+        tiles = [tile for word, font in words if (tile := _tile(font, size, pages.cell, side, word))]
+        place = pages.lay_out([tile.room for tile in tiles], aspect)
         if place is not None:
             return tiles, place
     message = f"{len(words)} words do not fit on the largest page that the model takes as it is; split the text"
     raise Unusable("render", "text_too_long", message)
 
 
-def visible_words(text: str) -> list[str]:
-    """The words of a text, split at white space, as a picture can show them: without INVISIBLE characters."""
-    return text.translate(INVISIBLE).split()
+def from_the_right(
+    words: Sequence[str], cells: Sequence[tuple[int, int]], spans: Sequence[int], cols: int
+) -> list[tuple[int, int]]:
+    """The (row, col) of words whose lines begin at the right. Neighbors that run from the left keep their order."""
+    placed = list(cells)
+    for row, line in groupby(range(len(words)), key=lambda index: cells[index][0]):
+        col = cols
+        for backward, run in groupby(line, key=lambda index: runs_from_left(words[index])):
+            for index in reversed(list(run)) if backward else run:
+                col -= spans[index]
+                placed[index] = (row, col)
+    return placed
 
 
-def undrawn_answer(text: str, answer: str, fonts: Sequence[str]) -> bool:
+def _not_drawn(words: Sequence[str]) -> str:
+    found = f"found {len(words)} words, none of which the fonts can draw"
+    hints = (package_for(word) for word in words)
+    if hint := next((hint for hint in hints if hint), None):
+        return f'{found}; set render.languages = ["{hint[0]}"], whose font is in the package {hint[1]}'
+    return f"{found}; name a font that can in render.fonts"
+
+
+def visible_words(text: str, fonts: Fonts = PACKAGED) -> list[str]:
+    """The words of a text, split at white space, as a picture can show them: without INVISIBLE characters. Joiners stay
+    where letters are shaped."""
+    invisible = {code: None for code in INVISIBLE if chr(code) not in JOINERS} if fonts.shaping else INVISIBLE
+    return [word for word in text.translate(invisible).split() if set(word) - JOINERS]
+
+
+def undrawn_answer(text: str, answer: str, fonts: Fonts) -> bool:
     """Whether `answer` is a part of `text`, but not of what the picture of that text shows."""
-    words = visible_words(text)
-    drawn = [word for word in words if _font_for(word, fonts)]
+    words, order = visible_words(text, fonts), fonts.in_order(0)
+    drawn = [word for word in words if fonts.font_for(word, order)]
     if len(drawn) == len(words):
         return False
-    wanted = " ".join(visible_words(answer))
+    wanted = " ".join(visible_words(answer, fonts))
     return wanted in " ".join(words) and wanted not in " ".join(drawn)
 
 
@@ -166,46 +209,38 @@ def _encode(canvas: np.ndarray, ink: Color, ground: Color) -> bytes:
     return file.getvalue()
 
 
-def _font_for(word: str, fonts: Sequence[str]) -> str | None:
-    """The first font that has every character of a word; None if there is none or it needs shaping."""
-    characters = set(unicodedata.normalize("NFC", word))
-    if any(unicodedata.bidirectional(c) in UNSHAPED or unicodedata.category(c)[0] in "CM" for c in characters):
-        return None
-    return next((font for font in fonts if characters <= _characters(font)), None)
-
-
 @lru_cache
-def _characters(font: str) -> frozenset[str]:
-    with _font_path(font) as path, TTFont(path, lazy=True) as table:
-        return frozenset(map(chr, table.getBestCmap()))
-
-
-def _font_path(font: str):  # type: ignore[no-untyped-def]  # importlib's own context manager type is private
-    return as_file(files("dvsft.labeler") / "fonts" / f"{font}.ttf")
-
-
-@lru_cache
-def _load_font(font: str, size: int, side: int) -> tuple[ImageFont.FreeTypeFont, int]:
+def _load_font(font: str, size: int, side: int, shaped: bool) -> tuple[ImageFont.FreeTypeFont, int]:
     """A font at the largest size up to `size` px whose lines fit in `side` px, and the y of its base line."""
+    engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
     while True:
-        with _font_path(font) as path:
-            loaded = ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+        with font_file(font) as (path, number):
+            loaded = ImageFont.truetype(path, size, index=number, layout_engine=engine)
         ascent, descent = loaded.getmetrics()
         if ascent + descent <= side:
             return loaded, (side - ascent - descent) // 2 + ascent
         size -= 1
 
 
-def _tile(font: str, size: int, side: int, word: str) -> Tile | None:
-    """A word's ink on one line of patches; None if its glyphs have none. Long words are rare and not kept."""
+def _tile(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
+    """A word's ink on one line of cells; None if its glyphs have none. Long words are rare and not kept."""
     draw = _kept_tile if len(word) <= 40 else _draw_tile
-    return draw(font, size, side, word)
+    return draw(font, size, cell, side, word)
 
 
-def _draw_tile(font: str, size: int, side: int, word: str) -> Tile | None:
-    text = unicodedata.normalize("NFC", word)
+def _draw_tile(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
+    return (_draw_cells if all(map(is_wide, word)) else _draw_word)(font, size, cell, side, word)
+
+
+def is_wide(character: str) -> bool:
+    """Whether a character is as wide as high, as those of Chinese and Japanese are. Korean is written in words."""
+    return unicodedata.east_asian_width(character) in "WF" and bool(SPACELESS.match(character))
+
+
+def _draw_word(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
+    text, shaped = unicodedata.normalize("NFC", word), needs_shaping(word)
     while True:
-        loaded, base = _load_font(font, size, side)
+        loaded, base = _load_font(font, size, side, shaped)
         left, top, right, bottom = loaded.getbbox(text, anchor="ls")
         if base + top >= 0 and base + bottom <= side:
             break
@@ -213,13 +248,36 @@ def _draw_tile(font: str, size: int, side: int, word: str) -> Tile | None:
     tile = Image.new("L", (math.ceil(right - left) + 2, side))
     ImageDraw.Draw(tile).text((1 - left, base), text, fill=255, font=loaded, anchor="ls")
     coverage = np.asarray(tile)
-    inked_cols, inked_rows = np.flatnonzero(coverage.any(axis=0)), np.flatnonzero(coverage.any(axis=1))
-    if not len(inked_cols):
+    inked = np.flatnonzero(coverage.any(axis=0))
+    if not len(inked):
         return None
-    cut = np.ascontiguousarray(coverage[:, inked_cols[0] : inked_cols[-1] + 1])
-    lengths = [1 - left - inked_cols[0] + loaded.getlength(text[: end + 1]) for end in range(len(text))]
+    cut = np.ascontiguousarray(coverage[:, inked[0] : inked[-1] + 1])
+    lengths = [1 - left - inked[0] + loaded.getlength(text[: end + 1]) for end in range(len(text))]
     ends = (*(min(max(0.0, float(x)), cut.shape[1]) for x in lengths[:-1]), float(cut.shape[1]))
-    return Tile(cut, int(inked_rows[0]), int(inked_rows[-1]) + 1, ends if text == word else None)
+    return _cut(cut, ends if text == word and not shaped else None, cut.shape[1] + GAP)
+
+
+def _draw_cells(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
+    """Each character in the middle of a cell of its own; of several cells where one is smaller than the character."""
+    loaded, base = _load_font(font, size, side, shaped=False)
+    text = unicodedata.normalize("NFC", word)
+    pitch = math.ceil(max(loaded.getlength(character) for character in text) / cell) * cell
+    tile = Image.new("L", (pitch * len(text), side))
+    for number, character in enumerate(text):
+        x = number * pitch + (pitch - loaded.getlength(character)) / 2
+        ImageDraw.Draw(tile).text((round(x), base), character, fill=255, font=loaded, anchor="ls")
+    coverage = np.asarray(tile)
+    inked = np.flatnonzero(coverage.any(axis=0))
+    if not len(inked):
+        return None
+    edges = [float(pitch * (number + 1)) for number in range(len(text) - 1)]
+    ends = (*edges, float(inked[-1] + 1)) if text == word else None
+    return _cut(np.ascontiguousarray(coverage[:, : inked[-1] + 1]), ends, pitch * len(text))
+
+
+def _cut(coverage: np.ndarray, ends: tuple[float, ...] | None, room: int) -> Tile:
+    cols, rows = np.flatnonzero(coverage.any(axis=0)), np.flatnonzero(coverage.any(axis=1))
+    return Tile(coverage, int(cols[0]), int(rows[0]), int(rows[-1]) + 1, ends, room)
 
 
 _kept_tile = lru_cache(maxsize=20_000)(_draw_tile)

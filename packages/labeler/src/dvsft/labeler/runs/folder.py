@@ -19,6 +19,7 @@ from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Source, parse
 from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
@@ -175,14 +176,16 @@ def _plan(config: Config, source: Source) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return without_undrawn_answers(plan, config.render.fonts) if source.rendered else plan
+    return without_undrawn_answers(plan, open_fonts(config.render)) if source.rendered else plan
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:
     labeler = {"labeler": version("dvsft-labeler"), "pillow": version("pillow")}
     if source.rendered:
         kept = {"filter": provenance(config.filter)} if config.filters(source) else {}
-        return {"engine": "render", **labeler, **resolved(config.render), **kept}
+        found = open_fonts(config.render).identity()
+        drawn = {**resolved(config.render), **({"font_files": found} if found else {})}
+        return {"engine": "render", **labeler, **drawn, **kept}
     if source.own_words:
         ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
         return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}

@@ -16,6 +16,7 @@ from PIL import Image
 from dvsft.labeler import files, pdf
 from dvsft.labeler.config import Ocr, Render, Source
 from dvsft.labeler.labels.assign import Policy, assign
+from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import Processor
 from dvsft.labeler.labels.render import render_page
 from dvsft.labeler.ocr.engines import make_engine
@@ -138,7 +139,8 @@ def label_text(page: Page, settings: Render, processor: Processor, policy: Polic
         page_id=page.id,
         seed=settings.seed,
         font_sizes=settings.font_sizes,
-        fonts=settings.fonts,
+        fonts=open_fonts(settings),
+        split=processor.units,
     )
     size, lost = (drawn.width, drawn.height), {"no_glyph": drawn.no_glyph}
     return make_row(page.id, drawn.png, None, size, drawn.words, lost, page.qa, processor, policy)

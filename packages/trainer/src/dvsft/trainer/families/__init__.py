@@ -1,6 +1,7 @@
 """Model families: what differs between them, a file each. Nothing else in the trainer names one.
 
-A family is a module of this package with the names below. A new one is a new file here and its test.
+A family is a module of this package with the names below. A new one is a new file here and its test. Models that need
+nothing special have no file of their own: `convention` is the family of every model type that no other names.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
-from PIL import Image
 from torch import Tensor, nn
 
 from dvsft.patchlabels.errors import DvsftError
 
 
 class ModelError(DvsftError):
-    """A checkpoint of no known family, or a choice that its model cannot be trained with."""
+    """A checkpoint that cannot be trained, or a choice that its model cannot be trained with."""
 
 
 class HookPoints(NamedTuple):
@@ -43,26 +43,9 @@ class Family(Protocol):
     """The named parts, as patterns of parameter names. A parameter belongs to the first that matches, and together
     they cover all. A part "x.y" is also named by "x"."""
     VISION: str
-    """How the names of the vision side's modules begin."""
+    """How the names of the vision side's modules begin, where the family has grafts."""
     LORA_TARGET: str
     """A pattern of full names: the linear layers of the language model."""
-
-    def image_token(self, processor: Any) -> int:
-        """The id of the token that stands for a visual token in a prompt."""
-
-    def visual_positions(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(B, T) bool: the positions of visual tokens, masked ones too."""
-
-    def patch_grids(self, processor: Any, batch: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-        """Rows and columns of every image's visual tokens."""
-
-    def with_blank_image(self, processor: Any, batch: dict[str, Tensor], fill: Mapping[str, int]) -> dict[str, Tensor]:
-        """A batch without images plus a blank one that no position attends to, left of its first sample; fill: what
-        else columns hold there, 0 by default."""
-
-    def patch_pictures(self, processor: Any, batch: Mapping[str, Tensor], first: int, count: int) -> list[Image.Image]:
-        """The pictures of `count` visual tokens from the `first` of the batch on, put together from what the encoder
-        gets."""
 
     SHARES_PROMPTS: tuple[str, ...]
     """Those of its model types in which both answers of a pair can follow one copy of their prompt."""
@@ -103,22 +86,14 @@ def model_types() -> list[str]:
 
 
 def family_of(model_type: str) -> Family:
-    """Raises ModelError for a model type that no family knows."""
-    for family in families():
-        if model_type in family.MODEL_TYPES:
-            return family
-    raise ModelError(f"found a checkpoint of model_type {model_type}, expected one of {', '.join(model_types())}")
-
-
-def family_in(folder: Path) -> Family:
-    """The family of the checkpoint in a folder. Raises ModelError."""
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
-    return family_of(model_type_in(folder))
+    """The family that names a model type, else the one that names none."""
+    named = [family for family in families() if model_type in family.MODEL_TYPES]
+    return named[0] if named else next(family for family in families() if not family.MODEL_TYPES)
 
 
 def model_type_in(folder: Path) -> str:
-    """Of the checkpoint in a folder; "none" where its configuration does not say."""
+    """Of the checkpoint in a folder. Raises ModelError for a folder without a configuration."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; expected the folder of a Hugging Face checkpoint")
     model_type: str = json.loads((folder / "config.json").read_text()).get("model_type", "none")
     return model_type

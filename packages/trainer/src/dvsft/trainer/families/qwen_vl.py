@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
@@ -41,46 +40,6 @@ LORA_TARGET = (
     r"|mlp\.(shared_expert\.)?(gate|up|down)_proj)"
 )
 """Routed experts are single tensors, which a LoRA of linear layers does not reach."""
-
-
-def image_token(processor: Any) -> int:
-    token: int = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
-    return token
-
-
-def visual_positions(batch: Mapping[str, Tensor]) -> Tensor:
-    return batch["mm_token_type_ids"] == 1  # 2 is video
-
-
-def patch_grids(processor: Any, batch: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    merge = processor.image_processor.merge_size
-    return [(high // merge, wide // merge) for _, high, wide in batch["image_grid_thw"].tolist()]
-
-
-def with_blank_image(processor: Any, batch: dict[str, Tensor], fill: Mapping[str, int]) -> dict[str, Tensor]:
-    vision = processor.image_processor
-    side, pads = 2 * vision.merge_size, 4  # 2 x 2 visual tokens
-    channels = len(vision.image_mean) * vision.temporal_patch_size * vision.patch_size**2
-    fill = {"input_ids": processor.tokenizer.pad_token_id, **fill}
-    padded = {
-        key: torch.cat([value.new_full((len(value), pads, *value.shape[2:]), fill.get(key, 0)), value], 1)
-        for key, value in batch.items()
-    }
-    padded["input_ids"][0, :pads] = image_token(processor)
-    padded["mm_token_type_ids"][0, :pads] = 1
-    image = {"pixel_values": torch.zeros(side * side, channels), "image_grid_thw": torch.tensor([[1, side, side]])}
-    return padded | image
-
-
-def patch_pictures(processor: Any, batch: Mapping[str, Tensor], first: int, count: int) -> list[Image.Image]:
-    vision = processor.image_processor
-    merge, patch, frames = vision.merge_size, vision.patch_size, vision.temporal_patch_size
-    values = batch["pixel_values"][first * merge**2 : (first + count) * merge**2]
-    mean, std = (values.new_tensor(x)[:, None, None] for x in (vision.image_mean, vision.image_std))
-    cells = values.view(count, merge, merge, -1, frames, patch, patch)[:, :, :, :, 0]
-    cells = cells.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, merge * patch, merge * patch)
-    pixels = ((cells * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
-    return [Image.fromarray(cell.numpy()) for cell in pixels]
 
 
 SHARES_PROMPTS: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")

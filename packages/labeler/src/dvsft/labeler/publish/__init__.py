@@ -1,0 +1,1 @@
+"""A run as a dataset that others load."""
