@@ -78,9 +78,9 @@ def test_the_lens_reads_un_shifted_one_token_off_finds_nothing(trained, labels_f
     right, shifted = [], []
     for page in lens.choose(shards, 3):
         reading = lens.read(loaded, page, decode(page.read_image()))
-        right += lens.measure(page, reading, loaded.grid)
+        right += lens.measure(page, reading)
         late = lens.Reading(reading.tokens.roll(1, 0), reading.probabilities.roll(1, 0))
-        shifted += lens.measure(page, late, loaded.grid)
+        shifted += lens.measure(page, late)
     assert lens.recall(right)["recall@1"] > 0.8 > 0.4 > lens.recall(shifted)["recall@1"]
 
 

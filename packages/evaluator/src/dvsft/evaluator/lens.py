@@ -29,6 +29,7 @@ from dvsft.evaluator.predict import PredictError
 from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.patchlabels.layout import Layout
 from dvsft.patchlabels.shards import find, is_remote
 from dvsft.visionloss.head import check_head, head_logits, head_transform
 
@@ -51,6 +52,7 @@ class Page:
     row: dict[str, Any]
     """COLUMNS of the label contract."""
     dataset: str
+    layout: Layout
     read_image: Callable[[], bytes]
     """The encoded bytes, read when called."""
 
@@ -113,7 +115,7 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
         except ImageError as error:
             rejected[error.reason] += 1
             continue
-        hits += measure(page, reading, loaded.grid)
+        hits += measure(page, reading)
         if len(kept) < pictures:
             kept[page.row["id"]] = reading
         print(f"lens: page {i + 1} of {len(pages)}", file=sys.stderr)
@@ -197,7 +199,8 @@ def read_pages(shard: Shard, places: Sequence[Place], images: Images) -> dict[Pl
         places_here = list(members)
         read = rows.read_some(parquet, group, [number for *_, number in places_here], [*COLUMNS, "image"])
         for place, row in zip(places_here, read, strict=True):
-            found[place] = Page(row, metadata.dataset, images.keep(row.pop("image")["bytes"]))
+            layout = metadata.layout.fit(row["width"], row["height"])
+            found[place] = Page(row, metadata.dataset, layout, images.keep(row.pop("image")["bytes"]))
     return found
 
 
@@ -220,16 +223,17 @@ def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     )
 
 
-def measure(page: Page, reading: Reading, spec: GridSpec) -> list[Hit]:
+def measure(page: Page, reading: Reading) -> list[Hit]:
     """A hit per label."""
-    grid = spec.fit(page.row["width"], page.row["height"])
+    views = [page.layout.views[number] for number in page.layout.view_index()]
     hits = []
     labels = zip(page.row["patch_index"], page.row["token_id"], page.row["label_word"], strict=True)
     for patch, token, word in labels:
         _, y0, _, y1 = page.row["words"][word]["box"]
         ranks = (reading.tokens[patch] == token).nonzero()
         rank = int(ranks[0, 0]) if len(ranks) else TOP
-        hits.append(Hit(page.dataset, grid.height_in_patches(y0, y1), rank))
+        cell = views[patch].side[1] / views[patch].scale[1]  # px of the page
+        hits.append(Hit(page.dataset, (y1 - y0) / cell, rank))
     return hits
 
 
@@ -272,7 +276,7 @@ def view(page: Page, readings: Mapping[str, Reading], tokenizer: Any) -> dict[st
         "width": row["width"],
         "height": row["height"],
         "cols": row["cols"],
-        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
+        "views": webpage.views(page.layout),
         "labels": labels,
         "models": {
             name: [

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dvsft.patchlabels.layout import Layout, View
-from dvsft.patchlabels.layout.views import edges
+from dvsft.patchlabels.layout import Layout
 
 WEBP_SIDE = 16383  # px, the most that WebP can hold
 
@@ -94,7 +93,8 @@ def _cells(layout: Layout, number: int) -> Iterator[list[float]]:
             yield [k, *(round(float(edge), 1) for edge in (x0, y0, x1, y1))]
 
 
-def raster(rows: int, cols: int, width: int, height: int) -> list[dict[str, Any]]:
-    """`views` of a page that one grid of rows x cols cells covers."""
-    view = View(edges(cols, width), edges(rows, height), side=(1.0, 1.0))
-    return views(Layout((view,), width, height))
+def described(layout: Layout) -> str:
+    """How a page is cut, in words."""
+    if layout.grid:
+        return f"{layout.grid[0]} × {layout.grid[1]} patches"
+    return f"{layout.visual_tokens} visual tokens in {len(layout.views)} view{'s' * (len(layout.views) > 1)}"

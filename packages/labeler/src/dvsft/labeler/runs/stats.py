@@ -38,7 +38,7 @@ COLUMNS = [
 LABELS = ("patch_index", "label_word")
 
 LEAST_ALONE = 0.5
-"""A smaller share of words with a visual token of their own is worth a warning."""
+"""A smaller share of words with a patch of their own is worth a warning."""
 
 PAPER = {
     "docvqa": (39_463, 10_194, 190_895, 5_402_739, 0.0697),
@@ -79,7 +79,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
 
 
 def count_labels(patch_index: Sequence[int], label_word: Sequence[int]) -> Counter[str]:
-    """Of one page: words with a label, words with a visual token of their own, visual tokens with a label."""
+    """Of one page: words with a label, words with a patch of their own, visual tokens with a label."""
     words_of = defaultdict(set)
     for patch, word in zip(patch_index, label_word, strict=True):
         words_of[patch].add(word)
@@ -210,7 +210,7 @@ def _paper_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
     ]
     if (alone := words_alone(counts)) is not None:
-        rows.append(("words with a visual token of their own", alone, "{:.2%}"))
+        rows.append(("words with a patch of their own", alone, "{:.2%}"))
     paper = _paper_figures(counts)
     return [
         (name, shape.format(value), shape.format(paper[name]) if name in paper else "") for name, value, shape in rows
