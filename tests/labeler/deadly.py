@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import signal
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dvsft.labeler.page import Page
+
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Processes of the labeler that are forked from one that has imported it."""
+PROCESSES.set_forkserver_preload(["dvsft.labeler.commands.label"])
 
 CUSTOMIZED = Path(__file__).parents[1] / "cluster/customized"
 
@@ -42,6 +47,12 @@ class Deadly:
         if kind == "term":  # what a batch system sends to all
             os.kill(os.getpid(), signal.SIGTERM)
         return [{"id": page.id, "process": os.getpid()}]
+
+
+def undisturbed(arguments: Sequence[str]) -> None:
+    from dvsft.labeler.commands import label
+
+    raise SystemExit(label.main(arguments))
 
 
 def label(arguments: Sequence[str], every: float) -> None:

@@ -213,3 +213,26 @@ def test_a_thumbnail_gets_the_words_that_can_be_read_there():
     assert high.reasons == [None, "too_small"]
     without = assign(words, tokens, layout, POLICY)
     assert not any(layout.views[layout.view_index()[patch]].thumbnail for patch in without.patch_index)
+
+
+def test_a_word_that_the_recognizer_is_not_sure_of_neither_labels_nor_contests():
+    unsure, sure, alone = (
+        Word("a", (0, 0, 20, 20), 0.79),
+        Word("b", (0, 5, 25, 25), 0.8),
+        Word("c", (0, 0, 60, 20), 0.5),
+    )
+    tokens = [tokens_of([3]), tokens_of([4]), tokens_of([5])]
+    layout = SPEC.fit(320, 320)
+    found = assign([unsure, sure, alone], tokens, layout, replace(POLICY, min_confidence=0.8))
+    assert found.reasons == ["low_confidence", None, "low_confidence"] and found.token_id == [4]
+    assert assign([unsure, sure, alone], tokens, layout, POLICY).reasons == ["contested", "contested", None]
+
+
+def test_a_confidence_at_the_limit_passes_also_after_it_was_stored():
+    stored = float(np.float32(0.9))
+    assert stored < 0.9
+    policy = replace(POLICY, min_confidence=0.9)
+    for confidence in (0.9, stored):
+        assert assign([Word("a", (0, 0, 9, 9), confidence)], [tokens_of([1])], SPEC.fit(320, 320), policy).reasons == [
+            None
+        ]

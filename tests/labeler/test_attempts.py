@@ -1,7 +1,6 @@
 """Workers die. No page is blamed for it but one that ends a process of its own, and what was finished is kept."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -128,13 +127,9 @@ def test_a_child_that_cannot_start_blames_no_page(importable, tmp_path, monkeypa
         list(child.each_alone(deadly.Deadly(str(tmp_path), broken), PAGES, Kept()))
 
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["dvsft.labeler.commands.label"])
-
-
 def start(config, out, *flags, every=0.05):
     every_flag = ["--config", str(config), "--out", str(out), "--threads=2", *flags]
-    process = PROCESSES.Process(target=deadly.label, args=(every_flag, every))
+    process = deadly.PROCESSES.Process(target=deadly.label, args=(every_flag, every))
     process.start()
     return process
 

@@ -6,13 +6,13 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deadly
 import pytest
 from support import INTERNVL, SAMPLES, as_version_1, draw_page, encode, internvl_processor, read_all, run_files
 from tokenizers import Tokenizer
@@ -49,6 +49,12 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
             last_pixel = word["box"][2] - 1, word["box"][3] - 1
             assert patch == last_pixel[1] // 32 * row["cols"] + last_pixel[0] // 32
             assert token == tokenizer.encode(word["text"], add_special_tokens=False).ids[0]
+    bundled = [row for path in sorted((SAMPLES / "labels").glob("*.parquet")) for row in rows.read(path)]
+    assert len(bundled) == 8
+    for old, new in zip(bundled, found, strict=False):
+        assert [old[name] for name in ("id", "patch_index", "token_id", "qa")] == [
+            new[name] for name in ("id", "patch_index", "token_id", "qa")
+        ], "samples/labels: make labels, and copy the first two shards of squad-train"
 
 
 def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
@@ -139,8 +145,8 @@ def test_changed_inputs_on_the_same_folder_are_refused(write_config, label, tmp_
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[list[str], dict[str, bytes]]:
-    """The command of a run of 40 shards, less its output folder, and what it makes."""
+def undisturbed(tmp_path_factory) -> tuple[Callable[[Path], Any], dict[str, bytes]]:
+    """How a run of 40 shards is started, as a process; and what it makes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = ["alpha", "beta", "gamma", "delta"]
     texts = [{"id": n, "text": " ".join(random.Random(n).choices(words, k=150))} for n in range(160)]
@@ -150,22 +156,34 @@ def undisturbed(tmp_path_factory) -> tuple[list[str], dict[str, bytes]]:
         f'[[source]]\nkind = "documents"\npath = "{folder}/d.jsonl"\n[model]\nprocessor = "{SAMPLES}/processor"\n'
         "[output]\npages_per_shard = 4\n"
     )
-    command = [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out"]
-    subprocess.run([*command, str(folder / "out")], check=True, capture_output=True)
-    return command, run_files(folder / "out")
+
+    def start(out: Path) -> Any:
+        arguments = ["--config", str(config), "--out", str(out)]
+        process = deadly.PROCESSES.Process(target=deadly.undisturbed, args=(arguments,))
+        process.start()
+        return process
+
+    finish(start(folder / "out"))
+    return start, run_files(folder / "out")
+
+
+def finish(process) -> None:
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_killed_at_any_moment_and_started_again_equals_an_undisturbed_one(undisturbed, tmp_path, seed):
-    command, whole = undisturbed
+    start, whole = undisturbed
     out, draw = tmp_path / "out", random.Random(seed)
     for shards in sorted(draw.sample(range(35), 2)):
-        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = start(out)
         wait_for(lambda least=shards: len(list(out.glob("labels/*/*"))) >= least)
         time.sleep(draw.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the run was over before it was killed"
-    subprocess.run([*command, str(out)], check=True, capture_output=True)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
+    finish(start(out))
     assert run_files(out) == whole
 
 
@@ -223,8 +241,8 @@ def test_labels_projected_onto_a_model_of_tiles_equal_labeling_for_it_from_scrat
         assert (row["rows"], row["cols"], row["visual_tokens"]) == (None, None, layout.visual_tokens)
         assert row["patch_index"] and len(row["words"][0]["ends"]) == len(row["words"][0]["text"])
     (page, _) = previewed(tmp_path / "projected")
-    assert [view["name"] for view in page["views"]] == ["view 1, 16 x 16", "view 2, 16 x 16", "thumbnail, 16 x 16"]
-    assert page["grid"] == "768 visual tokens in 3 views"
+    names = [view["name"] for view in page["views"]]
+    assert names == ["all 2 tiles", "tile 1, 16 x 16", "tile 2, 16 x 16", "thumbnail, 16 x 16"]
     cells = {cell[0]: cell[1:] for view in page["views"] for cell in view["cells"]}
     for patch, index, *_ in page["labels"]:
         (x0, y0, x1, y1), (left, _, right, bottom) = cells[patch], page["words"][index][1]

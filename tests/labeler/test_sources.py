@@ -277,6 +277,7 @@ def test_every_layout_of_the_list_reads_what_the_list_says():
         module = import_module(f"dvsft.labeler.sources.{layout.module}")
         assert callable(module.records)
         assert hasattr(module, "hub_records") == layout.on_hub
-        assert Source(kind=kind, path="x").rendered == layout.rendered
+        form = "alto" if layout.own_words == "must" else ""
+        assert Source(kind=kind, path="x", format=form).rendered == layout.rendered
     with pytest.raises(ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images, words"):
         parse({"model": {"processor": "p"}, "source": [{"kind": "nonsense", "path": "x"}]})

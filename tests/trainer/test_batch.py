@@ -14,11 +14,12 @@ from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_example
 from dvsft.trainer.config import Dataset
-from dvsft.trainer.data import DataError, Mixture, Sample
+from dvsft.trainer.data import Mixture, Sample
 from dvsft.trainer.methods import model_inputs
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel
+from dvsft.trainer.pages import DataError
 from dvsft.visionloss.loss import IGNORE, TEXT
 
 

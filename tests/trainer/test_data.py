@@ -13,7 +13,8 @@ from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import DataError, Lengths, Mixture, Pages, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.data import Lengths, Mixture, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.pages import DataError, Pages
 
 
 def pages_of(folder, processor_folder):

@@ -41,11 +41,11 @@ def steps(output, tiny, shard, clip, **changes):
 
 @pytest.fixture(scope="module")
 def two_ranks(tiny, shard, tmp_path_factory):
-    """Folder with the outputs of all two-rank runs; one start of the launcher for all of them."""
+    """Folder with the outputs of all two-rank runs; one start for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
     configs = {clip: steps(root / clip, tiny, shard, clip, deepspeed__zero_stage=2) for clip in CLIPS}
     configs["shipped"] = make_config(root / "shipped", tiny, shard, **SHIPPED)
-    launch_two_ranks([write_toml(root / f"{name}.toml", config) for name, config in configs.items()])
+    launch_two_ranks([write_toml(root / f"{name}.toml", config) for name, config in configs.items()], launched=False)
     return root
 
 

@@ -17,7 +17,7 @@ from dvsft.trainer import checkpoint, record
 from dvsft.trainer import engine as engines
 from dvsft.trainer import train as training
 from dvsft.trainer.checkpoint import ResumeError
-from dvsft.trainer.data import DataError
+from dvsft.trainer.pages import DataError
 from dvsft.trainer.track import open_tracker, read_log
 from dvsft.trainer.train import TrainingError, train
 

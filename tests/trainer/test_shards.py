@@ -1,5 +1,6 @@
 """Shards on S3, and how often a row group is read."""
 
+import threading
 from itertools import pairwise
 
 import pyarrow.parquet as pq
@@ -10,8 +11,9 @@ from trainer_fixtures import GRID, draw_page, make_config, series, write_shard
 from dvsft.patchlabels import rows, shards
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.rows import tokenizer_sha256
+from dvsft.trainer import pages
 from dvsft.trainer.cache import GroupCache
-from dvsft.trainer.data import Pages
+from dvsft.trainer.pages import Pages
 from dvsft.trainer.train import train
 
 NAMES = ("a-b/0.parquet", "a/0.parquet", "a/1.parquet")
@@ -22,7 +24,7 @@ ORDER = [*range(20, 60), *range(20)]
 
 
 def pages_of(place, processor_folder, cache=None):
-    return Pages([str(place)], GRID, tokenizer_sha256(processor_folder), cache=cache)
+    return Pages([str(place)], GRID.layout_spec(), tokenizer_sha256(processor_folder), cache=cache)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,21 @@ def test_a_row_group_on_s3_is_read_once_by_all_processes_together(local, remote,
     for rank in ranks:
         rank.forget()
     assert not cache.exists()
+
+
+def test_files_are_read_in_order_some_at_a_time_and_an_error_is_that_of_its_file(monkeypatch):
+    monkeypatch.setattr(pages, "FILES_AT_ONCE", 3)
+    together = threading.Barrier(3)
+
+    def read(file):
+        if file in "012":
+            together.wait(60)  # breaks unless all three are being read
+        return 10 // (int(file) - 9)
+
+    found = pages._ahead(read, [str(number) for number in range(20)])
+    assert [next(found) for _ in range(9)] == [10 // (number - 9) for number in range(9)]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
 
 
 def test_the_index_leaves_images_and_words_where_they_are(local, remote, ranges, processor_folder):

@@ -2,6 +2,7 @@
 process."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file
 from support import alone
 from trainer_fixtures import (
@@ -27,6 +30,8 @@ from trainer_fixtures import (
 )
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+from dvsft.trainer.card import model_card
 from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
 from dvsft.trainer.tiny import write_tiny
 from dvsft.trainer.track import read_log
@@ -220,6 +225,46 @@ def test_an_export_carries_the_base_processor_files_byte_for_byte(two_ranks, tin
     assert "tokenizer.json" in copied and "preprocessor_config.json" in copied
     for name in copied:
         assert (two_ranks / "dvsft-3/final" / name).read_bytes() == (tiny / name).read_bytes()
+
+
+def test_the_card_of_an_export_says_what_it_is_and_its_snippet_answers(one_rank, monkeypatch, tmp_path, capsys):
+    text = (one_rank / "final/README.md").read_text()
+    card = ModelCard(text).data.to_dict()
+    assert card["pipeline_tag"] == "image-text-to-text" and "base_model" not in card  # a folder is no model of the hub
+    record = json.loads((one_rank / "run.json").read_text())
+    assert f"step {record['steps']} of {record['steps']}" in text and "method `dv_sft`" in text
+    assert f"{record['samples']:,} samples" in text and str(one_rank.parent) not in text
+    assert all(sha256 in text for sha256 in record["labels"].values())
+    assert "step 1 of " in (one_rank / "epoch-0.2/README.md").read_text()
+    (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    Image.new("RGB", (160, 128), "white").save(tmp_path / "page.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(snippet.replace('"."', repr(str(one_rank / "final"))), names)
+    limits = record["config"]["data"]
+    assert names["inputs"]["image_grid_thw"].tolist() == [[1, 8, 10]] and limits["min_pixels"] < 160 * 128
+    assert names["question"].endswith(TEST_INSTRUCTION) and capsys.readouterr().out
+
+
+def test_the_card_names_a_base_on_the_hub_and_no_folder_of_this_machine():
+    record: dict[str, Any] = {
+        "config": {
+            "output": "/home/me/out/run",
+            "model": {"path": "Qwen/Qwen3-VL-2B-Instruct"},
+            "data": {"min_pixels": 1, "max_pixels": 2, "dataset": [
+                {"labels": ["/home/me/labels/docvqa"], "ask": "qa", "questions_per_page": 1, "weight": 2.0},
+                {"labels": ["s3://b/c"], "ask": "transcription", "weight": 1.0, "max_pages": 7},
+            ]},
+            "method": {"name": "sft"},
+        },
+        "labels": {"/home/me/labels/docvqa/0.parquet": "abc"},
+        "samples": 3, "dropped": {"over_long": 2}, "steps": 9, "parameters": {"head": {"trainable": 5, "frozen": 0}},
+        "ranks": 2, "versions": {"torch": "2"}, "git_commit": None,
+    }  # fmt: skip
+    text = model_card(record, "final", 4)
+    assert ModelCard(text).data.to_dict()["base_model"] == "Qwen/Qwen3-VL-2B-Instruct" and "/home/me" not in text
+    assert "| docvqa | 1 questions per page | 2 | all |\n| s3://b/c | transcription | 1 | 7 |" in text
+    assert "step 4 of 9" in text and "over_long 2" in text and "- 0.parquet: `abc`" in text
 
 
 def test_a_lora_is_exported_merged_and_as_adapter(two_ranks, untied):

@@ -181,22 +181,26 @@ def make_config(output, model, labels, **changes):
     return build(table, Config)
 
 
-def launch_two_ranks(configs):
-    """Train TOML files one after the other on two CPU ranks, in one start of the launcher."""
+def launch_two_ranks(configs, launched=True):
+    """Train TOML files one after the other on two CPU ranks, in one start. launched: by the deepspeed launcher, whose
+    processes all import torch."""
     launcher = Path(sys.executable).with_name("deepspeed")
     script = Path(__file__).with_name("two_ranks.py")
     with socket.socket() as free:  # the launcher's own port may be another run's
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [str(launcher), "--num_gpus", "2", "--master_port", port, str(script), *map(str, configs)]
+    command = [str(launcher), "--num_gpus", "2", "--master_port", port, str(script)]
+    if not launched:
+        command = [sys.executable, str(script), "--fork"]
     environment = {
         **alone(),
         "PATH": f"{launcher.parent}:{os.environ['PATH']}",
         "DS_ACCELERATOR": "cpu",
         "LOCAL_SIZE": "2",
+        "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=850)
+    done = subprocess.run([*command, *map(str, configs)], env=environment, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

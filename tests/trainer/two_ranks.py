@@ -1,10 +1,13 @@
 """Runs on every rank of a launcher: trains TOML configurations one after the other.
 
     deepspeed --num_gpus 2 two_ranks.py FILE.toml ...
+    MASTER_PORT=PORT python two_ranks.py --fork FILE.toml ...
 
+Without the launcher one process imports everything and then becomes two ranks, which costs a third as much.
 A run named "resumed" is done again from its saved state, its first log kept as undisturbed.jsonl.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -29,7 +32,23 @@ def train_twice(config):
     train(config, resume=True)
 
 
+def fork() -> None:
+    """Return in two processes, with the environment that the launcher gives its ranks; this one waits for their end."""
+    os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    processes = []
+    for rank in "01":
+        process = os.fork()
+        if not process:
+            os.environ.update(RANK=rank, LOCAL_RANK=rank)
+            return
+        processes.append(process)
+    failed = [process for process in processes if os.waitpid(process, 0)[1]]
+    sys.exit(len(failed))
+
+
 if __name__ == "__main__":
+    if "--fork" in sys.argv:
+        fork()
     for path in (argument for argument in sys.argv[1:] if argument.endswith(".toml")):
         config = load(path)
         train_twice(config) if config.output.endswith("resumed") else train(config)

@@ -1,4 +1,4 @@
-"""The verbs predict, score, report and lens, joined by files."""
+"""The verbs predict, score, report and lens, joined by files, and probe."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def report_verb(arguments: Sequence[str]) -> None:
 def lens_verb(arguments: Sequence[str]) -> None:
     """`dvsft lens`: what a model reads at each patch of labeled pages."""
     run_lens(parsed(add_lens, arguments))
+
+
+def probe_verb(arguments: Sequence[str]) -> int:
+    """`dvsft probe`: do visual tokens look where their layout says?"""
+    return run_probe(parsed(add_probe, arguments))
 
 
 def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str]) -> argparse.Namespace:
@@ -279,3 +284,34 @@ def run_lens(options: argparse.Namespace) -> None:
     models = {"model": options.model} | ({"base": options.base} if options.base else {})
     device = options.device or generate.devices()[0]
     lens.write(models, options.labels, options.out, device, options.pages, options.pictures)
+
+
+def add_probe(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Paint pages with the binary codes of token numbers and check that every visual token sees its own cell, with "
+        "the real processor and vision tower and random weights. Exit code 1 if one does not."
+    )
+    verb.add_argument("checkpoint", nargs="?", type=Path, help="folder with config.json and the processor's files")
+    verb.add_argument("--all", action="store_true", help="a tiny model of every family instead")
+    verb.add_argument("--counts", type=not_negative, default=2000, help="with --all: page sizes to compare counts on")
+    verb.add_argument("--out", type=Path, metavar="FILE.md", help="with --all: write the page there, not to stdout")
+
+
+def run_probe(options: argparse.Namespace) -> int:
+    if options.all == bool(options.checkpoint):
+        raise DvsftError("expected a checkpoint folder or --all: dvsft probe CHECKPOINT")
+    from dvsft.evaluator.probe import checkpoint, table
+
+    if options.all:
+        rows = list(table.run_all(options.counts))
+        text = table.page(rows, options.counts)
+        if options.out:
+            options.out.write_text(text)
+        else:
+            print(text)
+        return 0 if all(row.passed for row in rows) else 1
+    probes = []
+    for probe in checkpoint.run(options.checkpoint):
+        print(probe.line(), flush=True)
+        probes.append(probe)
+    return 0 if all(probe.passed for probe in probes) else 1

@@ -224,6 +224,8 @@ class Labels(Settings):
     of its tokens labels the patch in which its last glyph ends."""
     contested: Literal["drop", "set"] = "drop"
     """What a patch of several words gets: "drop" no label (the paper), "set" all of them."""
+    min_confidence: Share = 0.0
+    """Words that the recognizer is less sure of get no label; 0 to 1, with 0 (the paper) all do."""
 
 
 class Render(Settings):

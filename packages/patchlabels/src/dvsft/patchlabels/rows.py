@@ -35,6 +35,7 @@ DROP_REASONS = (
     "no_glyph",  # rendering: no font has the characters, the word was not drawn
     "misaligned",  # OCR: the recognizer's characters do not add up to the line's text
     "no_token",  # the tokenizer makes nothing of the word
+    "low_confidence",  # the recognizer is not sure enough of it
     "too_many_tokens",
     "too_tall",
     "too_small",  # to be read in any view that shows it

@@ -117,6 +117,16 @@ def is_path(name: str) -> bool:
     return not rest or "/" in rest or owner in ("", ".", "..", "~") or Path(owner).exists()
 
 
+def without_places(value: Any) -> Any:
+    """Settings with the last part alone of every path on this machine: folders tell names of people and projects."""
+    if isinstance(value, Mapping):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(item) for item in value]
+    is_place = isinstance(value, str) and "/" in value and (Path(value).is_absolute() or Path(value).exists())
+    return Path(value).name if is_place else value
+
+
 def read(path: Path, above: tuple[Path, ...] = ()) -> Table:
     """The table of a TOML file, laid over the one it extends. `above`: the files that extend it."""
     if path.resolve() in above:

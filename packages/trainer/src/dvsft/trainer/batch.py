@@ -22,8 +22,9 @@ from dvsft.patchlabels import image as images
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 from dvsft.trainer import branches
-from dvsft.trainer.data import DataError, Lengths, Mixture, Sample
+from dvsft.trainer.data import Lengths, Mixture, Sample
 from dvsft.trainer.families import ModelError
+from dvsft.trainer.pages import DataError
 from dvsft.visionloss.loss import IGNORE, TEXT
 
 INSTRUCTIONS = (

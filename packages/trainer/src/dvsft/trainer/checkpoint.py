@@ -112,10 +112,10 @@ def write_json(path: Path, content: Any) -> None:
     os.replace(temporary, path)
 
 
-def export(engine: Any, base: Path, folder: Path, lora: Lora | None) -> None:
+def export(engine: Any, base: Path, folder: Path, lora: Lora | None, card: str) -> None:
     """Write the model as a plain Hugging Face folder, with the base checkpoint's processor and tokenizer
-    files byte for byte; a LoRA is merged, and kept as a PEFT adapter in `adapter/`. All ranks must call
-    it."""
+    files byte for byte, and `card` as README.md; a LoRA is merged, and kept as a PEFT adapter in `adapter/`.
+    All ranks must call it."""
     state = _whole_state(engine)
     if distributed.get_rank() == 0:
         partial = folder.with_name(f".{folder.name}.partial")
@@ -125,6 +125,7 @@ def export(engine: Any, base: Path, folder: Path, lora: Lora | None) -> None:
         else:
             engine.module.model.save_pretrained(partial, state_dict=state)
         copy_processor(base, partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     distributed.barrier()

@@ -22,8 +22,8 @@ from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Reference
 from dvsft.trainer.branches import REJECTED
 from dvsft.trainer.checkpoint import ResumeError
-from dvsft.trainer.data import DataError
 from dvsft.trainer.methods.sft import answer_positions
+from dvsft.trainer.pages import DataError
 
 SCHEMA = pa.schema(
     [

@@ -26,11 +26,13 @@ from dvsft.trainer import checkpoint
 from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Encoder, Reference, make_example
 from dvsft.trainer.cache import GroupCache
+from dvsft.trainer.card import model_card
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import DataError, Mixture, Sample, micro_batches
+from dvsft.trainer.data import Mixture, Sample, micro_batches
 from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
+from dvsft.trainer.pages import DataError
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.reference import Measured, get_reference, measure_pairs
@@ -79,7 +81,8 @@ def train(config: Config, resume: bool = False) -> None:
             log(figures, step)
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
             check_frozen(engine, frozen, device)
-            checkpoint.export(engine, base, output / plan.exports[step], config.model.lora)
+            name = plan.exports[step]
+            checkpoint.export(engine, base, output / name, config.model.lora, model_card(record, name, step))
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
             saved = step

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from numpy import float32
+
 from dvsft.labeler.word import Word
 from dvsft.patchlabels.layout import Layout, View
 
@@ -22,7 +24,8 @@ class Policy:
 
     max_tokens: longer words are dropped. max_height: taller words are dropped, in cells of the view. min_height: lower
     words are dropped, in px of the image that the encoder sees; without it thumbnails get no labels. rule: what of a
-    word is looked for, and where. contested: what a visual token of several words gets.
+    word is looked for, and where. contested: what a visual token of several words gets. min_confidence: words that
+    the recognizer is less sure of are dropped.
     """
 
     max_tokens: int | None
@@ -31,6 +34,7 @@ class Policy:
     min_height: float | None = None
     rule: Rule = "corner"
     contested: Contested = "drop"
+    min_confidence: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,9 +90,10 @@ class _Label(NamedTuple):
 def assign(words: Sequence[Word], tokens: Sequence[Tokens], layout: Layout, policy: Policy) -> Assignment:
     """The labels of one page.
 
-    In this order: a word of too many tokens is dropped; every view that shows the word's bottom-right corner gives a
-    patch, unless the word is too tall or too small there; a patch with two or more words gets no label. The label is
-    the word's first token. A word of several units, as in a script without spaces, counts as many.
+    In this order: a word of too little confidence is dropped, and one of too many tokens; every view that shows the
+    word's bottom-right corner gives a patch, unless the word is too tall or too small there; a patch with two or more
+    words gets no label. The label is the word's first token. A word of several units, as in a script without spaces,
+    counts as many.
 
     rule = "subword": each token of a word goes to the patch in which its last glyph ends, and a patch is labeled with
     the first of the word's tokens there. contested = "set": a patch is labeled with all tokens that go to it.
@@ -123,6 +128,8 @@ def _places(word: Word, tokens: Tokens, layout: Layout, policy: Policy) -> tuple
     """Why the word labels nothing, and else (number of a token, patch) for each place that it asks for."""
     if not tokens.ids:
         return "no_token", []
+    if word.confidence < float32(policy.min_confidence):  # as rows store confidences
+        return "low_confidence", []
     most = len(tokens.ids) if policy.max_tokens is None else policy.max_tokens
     units = [unit for unit in tokens.units() if unit.stop - unit.first <= most]
     if not units:

@@ -88,7 +88,7 @@ def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[s
         "thumbnail": webpage.thumbnail(picture),
         "width": row["width"],
         "height": row["height"],
-        "grid": webpage.described(layout),
+        "grid": f"{row['rows']} × {row['cols']} patches" if row["rows"] else f"{row['visual_tokens']} visual tokens",
         "cols": row["cols"],
         "views": webpage.views(layout),
         "labels": [

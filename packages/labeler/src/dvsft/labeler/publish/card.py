@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from dvsft.labeler.config import Source
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.folder import Run
-from dvsft.patchlabels.settings import resolved
+from dvsft.patchlabels.settings import resolved, without_places
 
 TEXT = """\
 ---
@@ -111,13 +109,3 @@ def _configs(sources: Mapping[str, Source]) -> str:
         lines.setdefault(name, [f"- config_name: {json.dumps(name)}", "  data_files:"])
         lines[name] += [f"  - split: {split}", f"    path: {json.dumps(f'data/{name}/{split}-*.parquet')}"]
     return "\n".join(line for found in lines.values() for line in found)
-
-
-def without_places(value: Any) -> Any:
-    """Settings with the last part alone of every path on this machine: folders tell names of people and projects."""
-    if isinstance(value, Mapping):
-        return {key: without_places(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(item) for item in value]
-    is_place = isinstance(value, str) and "/" in value and (Path(value).is_absolute() or Path(value).exists())
-    return Path(value).name if is_place else value

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from dvsft.labeler import files
-from dvsft.labeler.config import Config, ConfigError, Source, parse
+from dvsft.labeler.config import Config, ConfigError, Labels, Source, parse
 from dvsft.labeler.filtering.select import filtered, provenance, without_undrawn_answers
 from dvsft.labeler.labels.assign import Policy
 from dvsft.labeler.labels.fonts import open_fonts
@@ -60,17 +60,10 @@ class Run:
 
     def policy(self, slug: str) -> Policy:
         """The label rules of a source. Rendered words are whole by construction, so none is dropped for its size."""
-        labels = self.config.labels
+        policy = policy_of(self.config.labels)
         if self.source(slug).rendered:
-            return Policy(None, None, labels.leading_space, labels.min_height, labels.rule, labels.contested)
-        return Policy(
-            labels.max_tokens,
-            labels.max_height,
-            labels.leading_space,
-            labels.min_height,
-            labels.rule,
-            labels.contested,
-        )
+            return replace(policy, max_tokens=None, max_height=None, min_confidence=0.0)
+        return policy
 
     def processor(self) -> Processor:
         return open_processor(files.join(self.out, "processor"), self.config.model)
@@ -90,6 +83,11 @@ class Run:
             split=source.split,
             fingerprint=self.planned[slug].fingerprint,
         )
+
+
+def policy_of(labels: Labels) -> Policy:
+    """The label rules for words that were read or given."""
+    return Policy(**resolved(labels))
 
 
 def prepare(config: Config, out: str) -> Run:

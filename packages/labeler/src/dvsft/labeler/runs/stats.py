@@ -37,6 +37,9 @@ COLUMNS = [
 
 LABELS = ("patch_index", "label_word")
 
+NOT_ASKED_FOR = ("no_token", "low_confidence", "too_many_tokens", "too_tall")
+"""Why a word is dropped for what it is, wherever other words are."""
+
 LEAST_ALONE = 0.5
 """A smaller share of words with a patch of their own is worth a warning."""
 
@@ -227,7 +230,7 @@ def words_alone(counts: Mapping[str, Any]) -> float | None:
     """The share of words that share none of their visual tokens with another, of those that the rules for words keep;
     None where there are none, or an older version counted."""
     get = Counter(counts)
-    kept = get["words"] - sum(get[f"dropped.{reason}"] for reason in ("no_token", "too_many_tokens", "too_tall"))
+    kept = get["words"] - sum(get[f"dropped.{reason}"] for reason in NOT_ASKED_FOR)
     return get["words_alone"] / kept if "words_alone" in counts and kept else None
 
 
