@@ -73,16 +73,23 @@ def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
 
 
 def views(layout: Layout) -> list[dict[str, Any]]:
-    """Each view of a page as {name, cells}; a cell is [visual token, x0, y0, x1, y1] in px of the page. Cells that
-    reach beyond the page, where a view is padded, are cut at its edge; separators have none."""
-    return [
+    """What of a page can be shown, as {name, cells} each: all views in detail at once, then each view by itself.
+
+    A cell is [visual token, x0, y0, x1, y1] in px of the page, cut at its edge where a view is padded; separators have
+    none.
+    """
+    details = [number for number, view in enumerate(layout.views) if not view.thumbnail]
+    each = [
         {"name": _name(layout, number), "cells": list(_cells(layout, number))} for number in range(len(layout.views))
     ]
+    if len(details) < 2:
+        return each
+    return [{"name": f"all {len(details)} tiles", "cells": [cell for k in details for cell in each[k]["cells"]]}, *each]
 
 
 def _name(layout: Layout, number: int) -> str:
     view = layout.views[number]
-    kind = "page" if len(layout.views) == 1 else "thumbnail" if view.thumbnail else f"view {number + 1}"
+    kind = "thumbnail" if view.thumbnail else "page" if len(layout.views) == 1 else f"tile {number + 1}"
     return f"{kind}, {view.rows} x {view.cols}"
 
 
