@@ -20,7 +20,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
 	evaluate schema test test-matrix lint docs format \
-	bench bench-train corners clean clean-outputs
+	bench bench-train check-trainers corners clean clean-outputs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -109,6 +109,9 @@ bench: | labels-env  ## time labeling against the bare engine
 
 bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
+
+check-trainers: | dev  ## compare the vision loss in TRL, ms-swift and LLaMA-Factory: installs each (25 GB) into out/trainers
+	@CUDA_VISIBLE_DEVICES= $(DEV) run -q --no-sync python benchmarks/trainers.py $(ARGS)
 
 corners: | labels-env  ## measure how many labels are where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"
 	@$(LABELS) run -q --no-sync python benchmarks/corners.py $(or $(ARGS),drawn samples/docvqa samples/infographicvqa)

@@ -102,7 +102,7 @@ def test_pixel_limits_are_those_asked_for_and_not_the_processors_own(model_folde
     assert batch["image_grid_thw"][0].prod() // 4 <= 100
     loaded.processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 1 << 24}
     with pytest.raises(predict.PredictError, match="ignores the limits"):
-        generate.check_limits(loaded.processor, loaded.grid)
+        generate.check_layout(loaded.processor, loaded.layout)
 
 
 def test_out_of_memory_halves_the_batch_and_spares_the_run(monkeypatch):

@@ -123,3 +123,15 @@ def test_labels_that_fit_no_image_are_refused(columns):
 def test_an_image_nobody_labeled_may_have_any_size():
     one = {"input_ids": [TEXT, VISUAL, VISUAL], "patch_index": None, "token_id": None, "visual_tokens": None}
     assert placed(Collator(collate(), VISUAL)([one, example(2, [1], [20])])) == {(1, 1): [20]}
+
+
+def test_columns_that_ms_swift_keeps_apart_are_found_and_taken_out():
+    one = example(4)
+    columns = {"patch_index": [2], "token_id": [20], "visual_tokens": 4, "question": "?"}
+
+    def make(examples):
+        assert [e["_extra_kwargs"] for e in examples] == [{"question": "?"}]
+        return collate()([{"input_ids": examples[0]["input_ids"]}])
+
+    batch = Collator(make, VISUAL)([{"input_ids": one["input_ids"], "_extra_kwargs": columns}])
+    assert placed(batch) == {(0, 2): [20]}

@@ -17,6 +17,9 @@ LABELS, IMAGES = "vision_labels", "vision_images"
 COLUMNS = ("patch_index", "token_id", "visual_tokens", "rows", "cols")
 """The columns of label shards that a data set needs. Shards of version 1 have rows and cols for visual_tokens."""
 
+EXTRA = "_extra_kwargs"
+"""Where ms-swift keeps the columns that it does not know."""
+
 
 class Marks(NamedTuple):
     """The labels of one image. patch_index: numbers of its visual tokens, in prompt order; one that repeats has several
@@ -31,7 +34,10 @@ Find = Callable[[Mapping[str, Any]], Sequence[Marks]]
 """From an example of the trainer's data set to the labels of its images, in prompt order. Marks() stands for an image
 of unknown size without labels."""
 
-RESIZED = "the trainer resizes by a rule of its own; give its processor the pixel limits that the labels were made with"
+RESIZED = (
+    "the trainer resizes by another rule than the labels were made by; set processor.image_processor.size to the pixel "
+    "limits of the labels"
+)
 
 
 def read_columns(example: Mapping[str, Any]) -> list[Marks]:
@@ -71,7 +77,7 @@ class Collator:
 
     def _sized(self, example: Mapping[str, Any]) -> Sequence[Marks]:
         """The labels of an example; an image without any has a size where the example is tokenized already."""
-        marks = self.find(example)
+        marks = self.find({**example, **(example.get(EXTRA) or {})})
         unsized = len(marks) == 1 and marks[0].visual_tokens is None and not len(marks[0].patch_index)
         if not unsized or "input_ids" not in example:
             return marks
@@ -151,4 +157,5 @@ def _fill(labels: Tensor, numbers: Tensor, visual: Tensor, images: Sequence[Mark
 
 
 def _without_columns(example: Any) -> Any:
-    return {key: value for key, value in example.items() if key not in COLUMNS}
+    kept = {key: value for key, value in example.items() if key not in COLUMNS}
+    return kept | ({EXTRA: _without_columns(kept[EXTRA])} if kept.get(EXTRA) else {})

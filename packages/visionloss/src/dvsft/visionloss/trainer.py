@@ -50,7 +50,7 @@ def attach(
     if labels is None:
         _require_columns(trainer.train_dataset)
         trainer.args.remove_unused_columns = False
-    find = read_columns if labels is None else labels if callable(labels) else _shards(labels, trainer)
+    find = read_columns if labels is None else labels if callable(labels) else open_shards(labels, trainer)
     collator = Collator(trainer.data_collator, _image_token(model.config), find, cure)
     VisionTrainer(trainer, VisionForward(model, beta, chunk_size), weight)
     trainer.data_collator = collator
@@ -196,7 +196,8 @@ def _require_columns(dataset: Any) -> None:
         )
 
 
-def _shards(folder: str | Path, trainer: Any) -> Find:
+def open_shards(folder: str | Path, trainer: Any) -> Find:
+    """Labels looked up in label shards, checked against the trainer's tokenizer."""
     try:
         from dvsft.visionloss.shards import Shards
     except ImportError as error:

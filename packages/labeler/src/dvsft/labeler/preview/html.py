@@ -88,9 +88,9 @@ def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[s
         "thumbnail": webpage.thumbnail(picture),
         "width": row["width"],
         "height": row["height"],
-        "grid": f"{row['rows']} × {row['cols']} patches",
+        "grid": f"{row['rows']} × {row['cols']} patches" if row["rows"] else f"{row['visual_tokens']} visual tokens",
         "cols": row["cols"],
-        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
+        "views": webpage.views(layout),
         "labels": [
             list(label) for label in zip(row["patch_index"], row["label_word"], row["token_id"], tokens, strict=True)
         ],
