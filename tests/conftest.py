@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def s3_server() -> Iterator[s3.Bucket]:
 @pytest.fixture
 def bucket(s3_server: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the bucket "labels" on a server on loopback, and the environment that leads there."""
+    from botocore import session
+
+    # Beam makes a client for every look at a file, and each reads megabytes of JSON about AWS: most of a test's time.
+    monkeypatch.setattr(session, "create_loader", lru_cache(session.create_loader))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
