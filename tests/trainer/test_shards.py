@@ -3,10 +3,8 @@
 import threading
 from itertools import pairwise
 
-import hub
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import constants
 from test_data import epoch_of, mixture_of
 from trainer_fixtures import GRID, draw_page, make_config, series, write_shard
 
@@ -90,13 +88,9 @@ def test_shards_on_s3_give_the_plan_the_order_and_the_bytes_of_local_ones(local,
 
 
 @pytest.fixture
-def on_hub(local, monkeypatch):
+def on_hub(local, serve_hub):
     """The same folder as a dataset of a hub on loopback, and the ranges that are read of it."""
-    with hub.served(local) as (url, ranges):
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        yield ranges
+    return serve_hub(local)
 
 
 def test_shards_on_the_hub_are_those_of_the_folder_and_read_by_ranges(local, on_hub, processor_folder, tmp_path):
