@@ -14,7 +14,7 @@ from dvsft.labeler.labels import fonts
 from dvsft.labeler.labels.assign import Policy, assign
 from dvsft.labeler.labels.fonts import Fonts, open_fonts
 from dvsft.labeler.labels.processor import Processor, open_processor
-from dvsft.labeler.labels.render import PACKAGED, from_the_right, render_page
+from dvsft.labeler.labels.render import PACKAGED, from_the_right, render_page, undrawn_answer
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels.layout import LayoutSpec
@@ -220,6 +220,14 @@ def test_without_languages_other_scripts_are_counted_and_the_message_says_what_t
         with pytest.raises(Unusable) as refused:
             render(text, small, PACKAGED)
         assert hint in str(refused.value)
+
+
+def test_an_answer_in_a_run_without_spaces_is_undrawn_only_where_its_own_units_are(small):
+    shown, text = fonts_of("zh"), "我们在北京🙂的大学"
+    assert undrawn_answer(text, "北京🙂", shown, small.units)
+    assert not undrawn_answer(text, "大学", shown, small.units)
+    assert not undrawn_answer("我们在北京的大学", "北京", shown, small.units)
+    assert undrawn_answer("我们在北京的大学", "北京", PACKAGED, small.units)
 
 
 def test_a_language_without_an_installed_font_names_the_package(monkeypatch, tmp_path):

@@ -117,10 +117,11 @@ def test_a_text_layer_serves_as_words_where_asked_and_a_page_without_one_is_read
     assert rows["scan.pdf"]["width"] == 160, "dpi"
 
 
-def test_a_glyph_that_stands_for_no_character_costs_its_word_alone(monkeypatch):
+@pytest.mark.parametrize("code", [0xFFFE, 0xD83D])
+def test_a_glyph_that_stands_for_no_character_costs_its_word_alone(monkeypatch, code):
     data = text_pdf("Total 42")
     real = raw.FPDFText_GetUnicode
-    monkeypatch.setattr(raw, "FPDFText_GetUnicode", lambda text, index: 0xFFFE if index == 1 else real(text, index))
+    monkeypatch.setattr(raw, "FPDFText_GetUnicode", lambda text, index: code if index == 1 else real(text, index))
     words, unreadable = pdf.text_words(data, 0, (320, 96))
     assert [word.text for word in words] == ["42"] and unreadable == 1
 

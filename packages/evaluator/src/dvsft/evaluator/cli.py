@@ -1,4 +1,4 @@
-"""The verbs predict, score, report and lens, joined by files."""
+"""The verbs predict, score, report and lens, joined by files, and probe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from dvsft.evaluator import benchmarks, predict, predictions, score, tasks
 from dvsft.evaluator.scorer_sets import SCORER_SETS
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 
 TOO_MANY_FAILED = 3
@@ -38,6 +38,11 @@ def report_verb(arguments: Sequence[str]) -> None:
 def lens_verb(arguments: Sequence[str]) -> None:
     """`dvsft lens`: what a model reads at each patch of labeled pages."""
     run_lens(parsed(add_lens, arguments))
+
+
+def probe_verb(arguments: Sequence[str]) -> int:
+    """`dvsft probe`: do visual tokens look where their layout says?"""
+    return run_probe(parsed(add_probe, arguments))
 
 
 def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str]) -> argparse.Namespace:
@@ -124,8 +129,9 @@ def add_data(verb: argparse.ArgumentParser) -> None:
 
 def add_patches(verb: argparse.ArgumentParser) -> None:
     fewest, most = predict.PATCHES
-    verb.add_argument("--min-patches", type=int, default=fewest, help=f"of an image, default {fewest}")
-    verb.add_argument("--max-patches", type=int, default=most, help=f"of an image, default {most}")
+    which = "of an image, for models that scale it between limits"
+    verb.add_argument("--min-patches", type=int, default=fewest, help=f"{which}, default {fewest}")
+    verb.add_argument("--max-patches", type=int, default=most, help=f"{which}, default {most}")
 
 
 def data_places(values: Sequence[str]) -> dict[str, str]:
@@ -187,7 +193,7 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
         from dvsft.evaluator import endpoint
 
         name = options.served_name or options.model
-        asked = endpoint.connect(options.endpoint, name, grid_of(options.model, patches), api_key(options))
+        asked = endpoint.connect(options.endpoint, name, sent_as(options.model, patches), api_key(options))
         return asked.served, [lambda: asked]
     from dvsft.evaluator import generate
 
@@ -195,12 +201,9 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
     return None, [partial(generate.load, options.model, device, patches) for device in devices]
 
 
-def grid_of(model: str, patches: tuple[int, int]) -> GridSpec | None:
-    """The grid that images are resized to before they are sent; None if `model` is not a folder that tells it."""
-    if not Path(model).is_dir():
-        return None
-    area = GridSpec.from_folder(model).side ** 2
-    return GridSpec.from_folder(model, patches[0] * area, patches[1] * area)
+def sent_as(model: str, patches: tuple[int, int]) -> LayoutSpec | None:
+    """The layout that images are resized for before they are sent; None if `model` is not a folder that tells it."""
+    return predict.layout_of(model, patches) if Path(model).is_dir() else None
 
 
 def api_key(options: argparse.Namespace) -> str:
@@ -279,3 +282,34 @@ def run_lens(options: argparse.Namespace) -> None:
     models = {"model": options.model} | ({"base": options.base} if options.base else {})
     device = options.device or generate.devices()[0]
     lens.write(models, options.labels, options.out, device, options.pages, options.pictures)
+
+
+def add_probe(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Paint pages with the binary codes of token numbers and check that every visual token sees its own cell, with "
+        "the real processor and vision tower and random weights. Exit code 1 if one does not."
+    )
+    verb.add_argument("checkpoint", nargs="?", type=Path, help="folder with config.json and the processor's files")
+    verb.add_argument("--all", action="store_true", help="a tiny model of every family instead")
+    verb.add_argument("--counts", type=not_negative, default=2000, help="with --all: page sizes to compare counts on")
+    verb.add_argument("--out", type=Path, metavar="FILE.md", help="with --all: write the page there, not to stdout")
+
+
+def run_probe(options: argparse.Namespace) -> int:
+    if options.all == bool(options.checkpoint):
+        raise DvsftError("expected a checkpoint folder or --all: dvsft probe CHECKPOINT")
+    from dvsft.evaluator.probe import checkpoint, table
+
+    if options.all:
+        rows = list(table.run_all(options.counts))
+        text = table.page(rows, options.counts)
+        if options.out:
+            options.out.write_text(text)
+        else:
+            print(text)
+        return 0 if all(row.passed for row in rows) else 1
+    probes = []
+    for probe in checkpoint.run(options.checkpoint):
+        print(probe.line(), flush=True)
+        probes.append(probe)
+    return 0 if all(probe.passed for probe in probes) else 1

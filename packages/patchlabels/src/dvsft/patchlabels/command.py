@@ -34,6 +34,7 @@ VERBS = {
     "score": ("evaluator", "score stored answers"),
     "report": ("evaluator", "compare runs: Markdown, JSON and an HTML page"),
     "lens": ("evaluator", "show what a model reads at each visual token"),
+    "probe": ("evaluator", "prove that visual tokens look where their layout says"),
 }
 """Our own verbs: the extra of `dvsft` that brings each, and what it does. An entry point holds no text."""
 

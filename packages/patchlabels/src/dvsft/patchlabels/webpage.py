@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dvsft.patchlabels.layout import Layout, View
-from dvsft.patchlabels.layout.views import edges
+from dvsft.patchlabels.layout import Layout
 
 WEBP_SIDE = 16383  # px, the most that WebP can hold
 
@@ -73,16 +72,23 @@ def _data_url(image: Image.Image, kind: str, **options: Any) -> str:
 
 
 def views(layout: Layout) -> list[dict[str, Any]]:
-    """Each view of a page as {name, cells}; a cell is [visual token, x0, y0, x1, y1] in px of the page. Cells that
-    reach beyond the page, where a view is padded, are cut at its edge; separators have none."""
-    return [
+    """What of a page can be shown, as {name, cells} each: all views in detail at once, then each view by itself.
+
+    A cell is [visual token, x0, y0, x1, y1] in px of the page, cut at its edge where a view is padded; separators have
+    none.
+    """
+    details = [number for number, view in enumerate(layout.views) if not view.thumbnail]
+    each = [
         {"name": _name(layout, number), "cells": list(_cells(layout, number))} for number in range(len(layout.views))
     ]
+    if len(details) < 2:
+        return each
+    return [{"name": f"all {len(details)} tiles", "cells": [cell for k in details for cell in each[k]["cells"]]}, *each]
 
 
 def _name(layout: Layout, number: int) -> str:
     view = layout.views[number]
-    kind = "page" if len(layout.views) == 1 else "thumbnail" if view.thumbnail else f"view {number + 1}"
+    kind = "thumbnail" if view.thumbnail else "page" if len(layout.views) == 1 else f"tile {number + 1}"
     return f"{kind}, {view.rows} x {view.cols}"
 
 
@@ -92,9 +98,3 @@ def _cells(layout: Layout, number: int) -> Iterator[list[float]]:
         y0, y1 = np.clip(rect[1::2], 0, layout.height)
         if x0 < x1 and y0 < y1:  # NaN, of a separator, is smaller than nothing
             yield [k, *(round(float(edge), 1) for edge in (x0, y0, x1, y1))]
-
-
-def raster(rows: int, cols: int, width: int, height: int) -> list[dict[str, Any]]:
-    """`views` of a page that one grid of rows x cols cells covers."""
-    view = View(edges(cols, width), edges(rows, height), side=(1.0, 1.0))
-    return views(Layout((view,), width, height))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,10 @@ from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.turns import ASKED, NOTHING, Asked
+
+T = TypeVar("T")
+
+FILES_AT_ONCE = 16
 
 DECIDING_COLUMNS = ("id", "image_sha256", "rows", "cols", "patch_index", "token_id")
 """What of a row decides training besides its turns; the image by its hash."""
@@ -69,11 +75,9 @@ class Pages:
         dvsft.patchlabels.rows.ContractError for shards made for another model."""
         self.asked, self.cache, self.columns = asked, cache or GroupCache(), [*PAGE_COLUMNS, *asked.columns]
         self.files, self.groups = _shards(labels), list[Group]()
-        for number, file in enumerate(self.files):
-            parquet, metadata = rows.open_shard(file)
-            with parquet:
-                metadata.require(layout=spec, tokenizer_sha256=tokenizer_sha256, where=file)
-                self.groups += self._groups_of(number, parquet.metadata)
+        for number, (metadata, footer) in enumerate(_ahead(_footer, self.files)):
+            metadata.require(layout=spec, tokenizer_sha256=tokenizer_sha256, where=self.files[number])
+            self.groups += self._groups_of(number, footer)
         self._end = np.cumsum([group.pages for group in self.groups])
 
     def _groups_of(self, file: int, footer: Any) -> Iterator[Group]:
@@ -114,13 +118,14 @@ class Pages:
     def labels_sha256(self) -> dict[str, str]:
         """For every shard, sha256 over the columns of its rows that decide training."""
         columns = (*DECIDING_COLUMNS, *self.asked.columns)
-        return {file: _labels_sha256(file, columns) for file in self.files}
+        hashes = _ahead(partial(_labels_sha256, columns=columns), self.files)
+        return dict(zip(self.files, hashes, strict=True))
 
     def index(self, usable: Callable[[str], bool], count: Callable[[list[str]], list[int]]) -> Index:
         """Read the questions of all pages once. usable: whether a text may stand in a prompt. count: see Lengths."""
         index, asked = Index([], [], [], [], [], Counter()), self.asked
         columns = (*INDEX_COLUMNS, *asked.columns)
-        for row in (row for file in self.files for row in rows.read(file, columns)):
+        for row in chain.from_iterable(_ahead(lambda file: list(rows.read(file, columns)), self.files)):
             kept, turns = {}, asked.turns(row)
             others = asked.rejected(row) if asked.rejected else [""] * len(turns)
             for number, ((question, answer), other) in enumerate(zip(turns, others, strict=True)):
@@ -139,6 +144,24 @@ class Pages:
             index.pair_ids.append(tuple(pair["pair_id"] for pair in row["pairs"] or ()) if asked.rejected else ())
             index.text_tokens.append(tuple(map(sum, zip(tokens[::3], tokens[1::3], tokens[2::3], strict=True))))
         return index
+
+
+def _ahead(read: Callable[[str], T], files: Sequence[str]) -> Iterator[T]:
+    """What `read` makes of every file, in order. Several are read at a time: a remote one spends it on waiting."""
+    waiting = deque[Future[T]]()
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for file in files:
+            waiting.append(pool.submit(read, file))
+            if len(waiting) == FILES_AT_ONCE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _footer(file: str) -> tuple[rows.Metadata, Any]:
+    parquet, metadata = rows.open_shard(file)
+    with parquet:
+        return metadata, parquet.metadata
 
 
 def _labels_sha256(file: str, columns: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from dvsft.labeler import files
 from dvsft.labeler.config import ConfigError, Model
 from dvsft.labeler.labels.assign import Tokens
-from dvsft.labeler.labels.units import split_units, unit_ends
+from dvsft.labeler.labels.units import SPACELESS, split_units, unit_ends
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.layout.files import NAMES
 from dvsft.patchlabels.settings import is_path
@@ -37,8 +37,12 @@ class Processor:
 
     def units(self, words: Sequence[str]) -> list[str]:
         """Words as they are drawn and labeled, see `units`."""
-        encodings = self.tokenizer.encode_batch(list(words), add_special_tokens=False)
-        return split_units(words, [encoding.offsets for encoding in encodings])
+        return [unit for word in words for unit in self._units(word)]
+
+    def _units(self, word: str) -> list[str]:
+        if not SPACELESS.search(word):
+            return [word]
+        return split_units(word, self.tokenizer.encode(word, add_special_tokens=False).offsets)
 
     def tokens(self, words: Sequence[str], leading_space: bool) -> list[Tokens]:
         """All tokens of each word on its own, no special tokens added."""

@@ -39,6 +39,8 @@ PACKAGED = Fonts()
 
 Color = tuple[int, int, int]
 
+Split = Callable[[Sequence[str]], Sequence[str]]
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -73,7 +75,7 @@ def render_page(
     seed: int,
     font_sizes: Sequence[int],
     fonts: Fonts = PACKAGED,
-    split: Callable[[Sequence[str]], Sequence[str]] = list,
+    split: Split = list,
 ) -> Rendered:
     """Draw the words of `text` (see `visible_words`) in one of `fonts`. Same arguments, same bytes.
 
@@ -160,14 +162,14 @@ def visible_words(text: str, fonts: Fonts = PACKAGED) -> list[str]:
     return [word for word in text.translate(invisible).split() if set(word) - JOINERS]
 
 
-def undrawn_answer(text: str, answer: str, fonts: Fonts) -> bool:
+def undrawn_answer(text: str, answer: str, fonts: Fonts, split: Split = list) -> bool:
     """Whether `answer` is a part of `text`, but not of what the picture of that text shows."""
     words, order = visible_words(text, fonts), fonts.in_order(0)
-    drawn = [word for word in words if fonts.font_for(word, order)]
-    if len(drawn) == len(words):
+    drawn = ["".join(unit for unit in split([word]) if fonts.font_for(unit, order)) for word in words]
+    if drawn == words:
         return False
     wanted = " ".join(visible_words(answer, fonts))
-    return wanted in " ".join(words) and wanted not in " ".join(drawn)
+    return wanted in " ".join(words) and wanted not in " ".join(word for word in drawn if word)
 
 
 def _require_short(words: Sequence[str], pages: Canvas) -> None:

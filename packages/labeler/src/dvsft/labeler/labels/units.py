@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 
 SPACELESS = re.compile(
     "["
@@ -29,6 +30,8 @@ def unit_ends(word: str, offsets: Sequence[tuple[int, int]]) -> list[int]:
     script, where a token ends and no other goes on: a character of several tokens is not split, nor is a token of
     several characters, and marks stay with their letter.
     """
+    if not SPACELESS.search(word):
+        return [len(word)]
     inside = {at for start, end in offsets for at in range(start + 1, end)}
     return [at for at in range(1, len(word)) if at not in inside and _may_split(word[at - 1], word[at])] + [len(word)]
 
@@ -38,12 +41,7 @@ def _may_split(before: str, after: str) -> bool:
     return bool(spaceless) and not unicodedata.category(after).startswith("M")
 
 
-def split_units(words: Sequence[str], offsets: Sequence[Sequence[tuple[int, int]]]) -> list[str]:
-    """Words as units. offsets: of the tokens of each word."""
-    units = []
-    for word, places in zip(words, offsets, strict=True):
-        start = 0
-        for end in unit_ends(word, places):
-            units.append(word[start:end])
-            start = end
-    return units
+def split_units(word: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """The units of a word."""
+    ends = unit_ends(word, offsets)
+    return [word[start:end] for start, end in pairwise([0, *ends])]

@@ -17,10 +17,22 @@ from dvsft.patchlabels.layout.files import MODEL, PREPROCESSOR, Files, Reader, i
 from dvsft.patchlabels.layout.table import ANY, FAMILIES, PROCESSORS, REFUSED
 from dvsft.patchlabels.layout.views import Layout, LayoutError, View
 
-__all__ = ["FAMILIES", "PROCESSORS", "Files", "Layout", "LayoutError", "LayoutSpec", "View", "layout", "read_files"]
+__all__ = [
+    "FAMILIES",
+    "PROCESSORS",
+    "REFUSED",
+    "Files",
+    "Layout",
+    "LayoutError",
+    "LayoutSpec",
+    "View",
+    "layout",
+    "read_files",
+]
 
-CALL_ONLY = ("do_pan_and_scan", "pan_and_scan_")
-"""Fields that Gemma-3's processor replaces by its own defaults unless its call gets them."""
+CALL_ONLY = ("crop_to_patches", "do_pan_and_scan", "pan_and_scan_")
+"""Fields (or how they start) that the processors of InternVL and Gemma-3 replace by their own defaults, whatever their
+files say, unless their calls get them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class LayoutSpec:
 
     @property
     def images_kwargs(self) -> dict[str, Any]:
-        """What the processor's call must get as images_kwargs, because the call ignores these fields of its files."""
+        """What the processor's call must get as images_kwargs, because it may ignore its files' values."""
         return {name: value for name, value in self.fields.items() if name.startswith(CALL_ONLY)}
 
     def to_dict(self) -> dict[str, Any]:

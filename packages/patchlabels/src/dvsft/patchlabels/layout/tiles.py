@@ -21,7 +21,7 @@ from dvsft.patchlabels.layout.canvas import (
 from dvsft.patchlabels.layout.family import Fit
 from dvsft.patchlabels.layout.files import Reader
 from dvsft.patchlabels.layout.views import View
-from dvsft.patchlabels.layout.whole import smart_resize, whole
+from dvsft.patchlabels.layout.whole import nearest_cells, whole
 
 
 def internvl(read: Reader) -> Fit:
@@ -39,6 +39,7 @@ def aya_vision(read: Reader) -> Fit:
 
 
 def _nearest_aspect(read: Reader, n: int) -> Fit:
+    read("crop_to_patches", default=True)
     tile = read.side("size", "image.size")
     grids = grids_between(
         read.whole("min_patches", "image.min_patches"), read.whole("max_patches", "image.max_patches")
@@ -218,7 +219,7 @@ def lfm2_vl(read: Reader) -> Fit:
     least = read.fields["encoder_patch_size"]
 
     def fit(width: int, height: int) -> list[View]:
-        rows, cols = smart_resize(width, height, side, low, high, least=1)
+        rows, cols = nearest_cells(width, height, side, low, high, least=1)
         w, h = (max(least, round(edge / side) * side) for edge in (width, height))
         if not split or w * h <= high * tolerance:
             return [whole(width, height, rows, cols, side)]

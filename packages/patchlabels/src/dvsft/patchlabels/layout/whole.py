@@ -140,12 +140,16 @@ def _qwen_fields(read: Reader) -> tuple[int, int, int]:
     return side, low, high
 
 
-def smart_resize(width: int, height: int, side: int, low: float, high: float, least: int = 0) -> tuple[int, int]:
-    """(rows, cols) of the Qwen-VL resize rule (`smart_resize`): both sides to the nearest multiple of `side` (Python's
-    round, ties to even), at least `least` cells, then scaled into the area low ... high, px. Raises LayoutError for
-    strips longer than 200:1, as the processors do."""
+def smart_resize(width: int, height: int, side: int, low: float, high: float) -> tuple[int, int]:
+    """(rows, cols) of the Qwen-VL resize rule. Raises LayoutError for strips beyond 200:1, as the processors do."""
     if max(width, height) / min(width, height) > MAX_ASPECT_RATIO:
         raise LayoutError(f"found an image of {width} x {height} px, expected an aspect ratio up to {MAX_ASPECT_RATIO}")
+    return nearest_cells(width, height, side, low, high, least=0)
+
+
+def nearest_cells(width: int, height: int, side: int, low: float, high: float, least: int) -> tuple[int, int]:
+    """(rows, cols): both sides to the nearest multiple of `side` (Python's round, ties to even), at least `least`
+    cells, then scaled into the area low ... high, px."""
     rows, cols = max(least, round(height / side)), max(least, round(width / side))
     if rows * cols * side**2 > high:
         shrink = math.sqrt(height * width / high)

@@ -1,0 +1,115 @@
+"""Where visual tokens look, measured: pages are painted with the binary codes of token numbers.
+
+With attention switched off a visual token depends on its own cell alone. On page b the cells of all tokens whose code
+has bit b are painted; a token then has to change on exactly the pages of its own code. log2(n) + 1 pages find n tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dvsft.evaluator.probe.model import Features
+from dvsft.patchlabels.layout import Layout
+
+INNER = 0.6  # share of a cell's side that is painted, so that resampling does not carry paint into the next cell
+SMALLEST = 8  # px of the page; resampling mixes smaller cells, so they are counted but not probed
+THRESHOLD = 0.5  # of a token's median answer: less is what resampling and interpolation carry over from neighbors
+BACKGROUND, PAINT = (120, 120, 120), (250, 20, 60)
+SCRAMBLE = 0x9E3779B1  # odd: codes of neighbors differ in many bits, so a token that sees two cells shows neither
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One page.
+
+    tokens, expected: visual tokens of the model and of the layout. probed: those with a cell on the page, separators
+    and cells of padding. exact: those of them that answered in exactly their own bits, separators and padding in none.
+    weakest, strongest: the weakest answer to paint in a token's own cell and the strongest to paint elsewhere, as
+    shares of the token's median answer.
+    """
+
+    width: int
+    height: int
+    tokens: int
+    expected: int
+    probed: int
+    exact: int
+    weakest: float = 0.0
+    strongest: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        return self.tokens == self.expected and self.exact == self.probed
+
+    def line(self) -> str:
+        """For people: size, tokens, verdict."""
+        counts = f"{self.tokens} visual tokens" + f", expected {self.expected}" * (self.tokens != self.expected)
+        return f"{self.width} x {self.height}: {counts}; {self.exact} of {self.probed} probed answer in their own bits"
+
+
+def probe(features: Features, layout: Layout) -> Probe:
+    """Compare a model with a layout on a page of its size. Thumbnails are painted on pages of their own, as they show
+    what other views show."""
+    blank = features(_page(layout, np.empty((0, 4))))
+    size = layout.width, layout.height, len(blank), layout.visual_tokens
+    if len(blank) != layout.visual_tokens:
+        return Probe(*size, layout.visual_tokens, 0)
+    thumbnail = np.array([layout.views[view].thumbnail for view in layout.view_index()])
+    found = [_decode(features, layout, chosen, blank) for chosen in (~thumbnail, thumbnail)]
+    exact = np.concatenate([right for right, _, _ in found])
+    weakest, strongest = min(low for _, low, _ in found), max(high for _, _, high in found)
+    return Probe(*size, len(exact), int(exact.sum()), weakest, strongest)
+
+
+def _decode(
+    features: Features, layout: Layout, chosen: NDArray[np.bool_], blank: torch.Tensor
+) -> tuple[NDArray[np.bool_], float, float]:
+    """Which of the chosen tokens answered as they should; their weakest answer to their own cell, and their strongest
+    to others. Tokens without a cell on the page, as separators, should never answer."""
+    rects, seen = _on_page(layout)
+    painted = np.flatnonzero(chosen & seen)
+    if not len(painted):
+        return np.empty(0, bool), math.inf, 0.0
+    bits = len(painted).bit_length()
+    codes = np.zeros(len(rects), np.int64)
+    codes[painted] = (np.arange(1, len(painted) + 1) * (SCRAMBLE % 2**bits)) % 2**bits
+    expected = (codes[None] >> np.arange(bits)[:, None] & 1).astype(bool)
+    pages = [features(_page(layout, rects[row])) for row in expected]
+    change = np.stack([(page - blank).norm(dim=1).numpy() for page in pages])
+    change = np.where(change > 1e-3 * change.max(), change, 0)  # rounding
+    silent = chosen & ~seen & ~_partly_on_page(layout)
+    right = ~change[:, silent].any(axis=0)
+    change, expected = change[:, painted], expected[:, painted]
+    own = np.nanmedian(np.where(expected, change, np.nan), axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a token that never answers has no shares
+        share = np.nan_to_num(change / own)
+    exact = np.concatenate([((share > THRESHOLD) == expected).all(axis=0), right])
+    return exact, float(share[expected].min()), float(share[~expected].max(initial=0))
+
+
+def _on_page(layout: Layout) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The inner part of every token's cell as far as it lies on the page, and which cells have enough of it."""
+    rects = layout.rects()
+    clipped = np.clip(rects, 0, [layout.width, layout.height] * 2)
+    sizes = clipped[:, 2:] - clipped[:, :2]
+    middle, half = (clipped[:, :2] + clipped[:, 2:]) / 2, sizes / 2 * INNER
+    enough = np.all((sizes >= (rects[:, 2:] - rects[:, :2]) / 2) & (sizes >= SMALLEST), axis=1)
+    return np.concatenate([middle - half, middle + half], axis=1), np.asarray(enough)
+
+
+def _partly_on_page(layout: Layout) -> NDArray[np.bool_]:
+    x0, y0, x1, y1 = layout.rects().T
+    return np.asarray((x0 < layout.width) & (y0 < layout.height) & (x1 > 0) & (y1 > 0))
+
+
+def _page(layout: Layout, rects: NDArray[np.float64]) -> Image.Image:
+    pixels = np.full((layout.height, layout.width, 3), BACKGROUND, np.uint8)
+    for x0, y0, x1, y1 in np.rint(rects).astype(int):
+        pixels[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = PAINT
+    return Image.fromarray(pixels)

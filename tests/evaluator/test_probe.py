@@ -1,0 +1,120 @@
+"""Layouts against the library's own processors and vision towers: a quick form of `dvsft probe --all`."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from support import SAMPLES
+
+from dvsft.evaluator.probe import checkpoint, counts, table
+from dvsft.evaluator.probe.model import features_of, switch_off_attention
+from dvsft.evaluator.probe.paint import probe
+from dvsft.evaluator.probe.tiny import TINY
+from dvsft.patchlabels.errors import DvsftError
+from dvsft.patchlabels.layout import FAMILIES, Layout, LayoutError, View
+
+MODELS = {tiny.name: tiny for tiny in TINY}
+FIRST = {tiny.open_processor()[1].family: tiny for tiny in reversed(TINY)}  # one model of each family
+
+
+def opened(name: str):
+    processor, spec = MODELS[name].open_processor()
+    model = MODELS[name].open_model()
+    switch_off_attention(model)
+    return features_of(processor, model, spec), spec
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("Qwen3-VL", (431, 389)),
+        ("HunYuan-VL", (300, 700)),
+        ("Gemma-3, pan and scan", (300, 700)),
+        ("InternVL", (900, 450)),
+        ("Ovis2", (600, 900)),
+        ("LLaVA-NeXT", (500, 300)),
+        ("LFM2-VL", (700, 300)),
+        ("MiniCPM-V 4.6", (500, 800)),
+        ("Molmo2", (500, 420)),
+    ],
+)
+def test_every_visual_token_answers_in_exactly_its_own_bits(name, size):
+    features, spec = opened(name)
+    found = probe(features, spec.fit(*size))
+    assert found.tokens == found.expected, found
+    assert found.exact == found.probed > 0.5 * found.tokens, found
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_token_counts_equal_those_of_the_library(family):
+    found = counts.compare(FIRST[family], 12, seed=1)
+    assert not found.differing
+    assert found.sizes > found.refused
+
+
+def test_every_family_has_a_model_and_a_count():
+    assert FIRST.keys() == FAMILIES.keys() == counts.COUNTS.keys()
+
+
+BROKEN = {
+    "views in another order": lambda views: (views[1], views[0], *views[2:]),
+    "thumbnail first": lambda views: (views[-1], *views[:-1]),
+    "axes swapped": lambda views: tuple(View(v.y, v.x, v.side, v.thumbnail) for v in views),
+    "half a cell to the right": lambda views: tuple(dataclasses.replace(v, x=v.x + np.ptp(v.x[0]) / 2) for v in views),
+    "a separator too many": lambda views: (dataclasses.replace(views[0], end=1), *views[1:]),
+}
+
+
+@pytest.mark.parametrize("broken", sorted(BROKEN))
+def test_the_probe_notices_a_layout_that_is_wrong(broken):
+    features, spec = opened("InternVL")
+    right = spec.fit(900, 450)
+    assert not probe(features, Layout(BROKEN[broken](right.views), 900, 450)).passed
+
+
+def test_a_tower_with_attention_does_not_pass():
+    tiny = MODELS["Qwen3-VL"]
+    processor, spec = tiny.open_processor()
+    model = tiny.open_model()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".attn." in name and weight.dim() > 1:
+                weight.normal_(0, 1)
+    assert not probe(features_of(processor, model, spec), spec.fit(300, 300)).passed
+
+
+def test_a_checkpoint_is_probed_from_its_files_alone(tmp_path, capsys, monkeypatch):
+    from dvsft.evaluator.cli import probe_verb
+
+    tiny = MODELS["Qwen3-VL"]
+    tiny._config().save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes((SAMPLES / "processor/preprocessor_config.json").read_bytes())
+    monkeypatch.setattr(checkpoint, "SIZES", ((431, 389),))
+    assert probe_verb([str(tmp_path)]) == 0
+    assert "431 x 389: 156 visual tokens; 156 of 156 probed" in capsys.readouterr().out
+    wrong = json.loads((tmp_path / "preprocessor_config.json").read_text()) | {"merge_size": 1}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(wrong))
+    with pytest.raises(LayoutError, match=r"processor files and config\.json of one checkpoint"):
+        probe_verb([str(tmp_path)])
+
+
+def test_the_page_of_families_counts_what_it_lists(monkeypatch):
+    monkeypatch.setattr(table, "TINY", [MODELS["PaliGemma"]])
+    monkeypatch.setattr(table, "SIZES", ((500, 700),))
+    rows = list(table.run_all(3))
+    text = table.page(rows, 3)
+    assert rows[0].passed
+    assert "| PaliGemma | `square` | `SiglipImageProcessor` | 1,024 | 1,024 | 100.00% | " in text
+    assert "0 of 12 |" in text
+    assert "Gemma-3n" in text and "BlipImageProcessor" in text
+    assert not dataclasses.replace(rows[0], counted=counts.Counted(1, 0, [(1, 1, 2, 3)])).passed
+
+
+def test_a_probe_wants_a_checkpoint_or_all():
+    from dvsft.evaluator.cli import probe_verb
+
+    for arguments in ([], ["x", "--all"]):
+        with pytest.raises(DvsftError, match="expected a checkpoint folder or --all"):
+            probe_verb(arguments)
