@@ -223,7 +223,7 @@ def test_joiners_stay_where_letters_are_shaped_and_cost_no_word_elsewhere(small)
 
 
 def test_without_languages_other_scripts_are_counted_and_the_message_says_what_to_set(small):
-    page = render("plain 凧 नमस्ते שלום", small, PACKAGED)
+    page = render("plain 凧, नमस्ते שלום", small, PACKAGED)
     assert [word.text for word in page.words] == ["plain"] and page.no_glyph == 3
     for text, hint in (("凧", 'languages = ["zh"], whose font is in the package fonts-noto-cjk'),
                        ("नमस्ते", 'languages = ["hi"], whose font is in the package fonts-noto-core'),
