@@ -56,9 +56,9 @@ COMPARED = [(grid, arm) for grid in CELLS for arm in ARMS if (grid, arm) not in 
 class Size:
     """How much is trained and asked."""
 
-    pages: int = 640
+    pages: int = 320
     epochs: int = 2
-    tested: int = 60
+    tested: int = 40
     seeds: int = 3
 
 

@@ -69,6 +69,7 @@ def test_a_trained_model_reads_its_labels_and_an_untrained_one_does_not(written)
     assert numbers["base"]["all"]["recall@1"] < 0.2
     assert numbers["model"]["all"]["labels"] == sum(m["labels"] for m in numbers["model"]["heights"].values())
     assert set(numbers["model"]["datasets"]) == {"squad"}
+    assert numbers["model"]["sight"] == "past" and lens.SIGHT["past"] in (written / "lens.html").read_text()
     assert numbers["model"]["pages"] == 3 and numbers["model"]["rejected"] == {}
 
 
@@ -78,9 +79,9 @@ def test_the_lens_reads_un_shifted_one_token_off_finds_nothing(trained, labels_f
     right, shifted = [], []
     for page in lens.choose(shards, 3):
         reading = lens.read(loaded, page, decode(page.read_image()))
-        right += lens.measure(page, reading, loaded.grid)
+        right += lens.measure(page, reading, loaded.layout)
         late = lens.Reading(reading.tokens.roll(1, 0), reading.probabilities.roll(1, 0))
-        shifted += lens.measure(page, late, loaded.grid)
+        shifted += lens.measure(page, late, loaded.layout)
     assert lens.recall(right)["recall@1"] > 0.8 > 0.4 > lens.recall(shifted)["recall@1"]
 
 
@@ -118,6 +119,18 @@ def test_unreadable_pages_are_counted_and_the_rest_is_measured(model_folder, lab
     numbers, kept = lens.look(loaded, lens.choose([tmp_path / "0.parquet"], 5), 5)
     assert numbers["rejected"] == {"not_an_image": 1} and numbers["pages"] == 1
     assert list(kept) == [pages[1]["id"]]
+
+
+def test_labels_of_one_visual_token_do_not_push_each_other_down(labels_folder, model_folder):
+    """Three labels on one visual token, of which it names two first; one that nobody shares is ranked as it stands."""
+    (page,) = lens.choose(lens.find_shards(labels_folder), 1)
+    loaded = lens.open_model(str(model_folder), lens.find_shards(labels_folder), "cpu")
+    row = page.row | {"patch_index": [2, 2, 2, 5], "token_id": [7, 8, 9, 8], "label_word": [0, 1, 2, 3]}
+    tokens = torch.zeros(page.row["visual_tokens"], lens.TOP, dtype=torch.long)
+    tokens[2], tokens[5] = torch.tensor([8, 7, 3, 4, 9]), torch.tensor([7, 9, 8, 1, 2])
+    reading = lens.Reading(tokens, torch.zeros_like(tokens))
+    hits = lens.measure(lens.Page(row, page.dataset, page.read_image), reading, loaded.layout)
+    assert [hit.rank for hit in hits] == [0, 0, 2, 2]
 
 
 def test_word_heights_fall_into_their_bins():

@@ -14,7 +14,7 @@ from typing import Any
 from dvsft.evaluator import benchmarks, predict, predictions, score, tasks
 from dvsft.evaluator.scorer_sets import SCORER_SETS
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 
 TOO_MANY_FAILED = 3
@@ -129,8 +129,9 @@ def add_data(verb: argparse.ArgumentParser) -> None:
 
 def add_patches(verb: argparse.ArgumentParser) -> None:
     fewest, most = predict.PATCHES
-    verb.add_argument("--min-patches", type=int, default=fewest, help=f"of an image, default {fewest}")
-    verb.add_argument("--max-patches", type=int, default=most, help=f"of an image, default {most}")
+    which = "of an image, for models that scale it between limits"
+    verb.add_argument("--min-patches", type=int, default=fewest, help=f"{which}, default {fewest}")
+    verb.add_argument("--max-patches", type=int, default=most, help=f"{which}, default {most}")
 
 
 def data_places(values: Sequence[str]) -> dict[str, str]:
@@ -192,7 +193,7 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
         from dvsft.evaluator import endpoint
 
         name = options.served_name or options.model
-        asked = endpoint.connect(options.endpoint, name, grid_of(options.model, patches), api_key(options))
+        asked = endpoint.connect(options.endpoint, name, sent_as(options.model, patches), api_key(options))
         return asked.served, [lambda: asked]
     from dvsft.evaluator import generate
 
@@ -200,12 +201,9 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
     return None, [partial(generate.load, options.model, device, patches) for device in devices]
 
 
-def grid_of(model: str, patches: tuple[int, int]) -> GridSpec | None:
-    """The grid that images are resized to before they are sent; None if `model` is not a folder that tells it."""
-    if not Path(model).is_dir():
-        return None
-    area = GridSpec.from_folder(model).side ** 2
-    return GridSpec.from_folder(model, patches[0] * area, patches[1] * area)
+def sent_as(model: str, patches: tuple[int, int]) -> LayoutSpec | None:
+    """The layout that images are resized for before they are sent; None if `model` is not a folder that tells it."""
+    return predict.layout_of(model, patches) if Path(model).is_dir() else None
 
 
 def api_key(options: argparse.Namespace) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator.predict import Answer, PredictError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
 ATTEMPTS = 4
 REFUSES_ALL = (401, 403, 404)  # a wrong key, a wrong address or model: no other sample would fare better
@@ -29,8 +29,8 @@ class Endpoint:
     url: str
     served: Mapping[str, Any]
     """What the server says about the model: id and, if it tells, root (its folder) and parent (the model it adapts)."""
-    grid: GridSpec | None = None
-    """Images are resized to it here, as the model's processor would, so that the server's limits do not matter."""
+    layout: LayoutSpec | None = None
+    """Images are resized for it here, as the model's processor would, so that the server's limits do not matter."""
     key: str = field(default="", repr=False)
     timeout: float = 300.0
 
@@ -47,7 +47,7 @@ class Endpoint:
 
     def ask(self, prompt: str, image: Image.Image, max_new_tokens: int) -> Answer:
         content = [
-            {"type": "image_url", "image_url": {"url": data_url(fit(image, self.grid))}},
+            {"type": "image_url", "image_url": {"url": data_url(fit(image, self.layout))}},
             {"type": "text", "text": prompt},
         ]
         body = {
@@ -66,7 +66,7 @@ class Endpoint:
             return Answer(None, f"endpoint_reply: no choices[0].message.content in {str(reply)[:200]}")
 
 
-def connect(url: str, name: str, grid: GridSpec | None = None, key: str = "") -> Endpoint:
+def connect(url: str, name: str, layout: LayoutSpec | None = None, key: str = "") -> Endpoint:
     """The model called `name` on a server. key: sent as a bearer token, not stored. Raises PredictError if nothing
     answers or the server has no such model.
     """
@@ -79,7 +79,7 @@ def connect(url: str, name: str, grid: GridSpec | None = None, key: str = "") ->
         found = ", ".join(models) or "no model"
         raise PredictError(f"{url} serves {found}; expected {name}. Name the one to ask with --served-name")
     served = {field: models[name][field] for field in ("id", "root", "parent") if models[name].get(field)}
-    return Endpoint(url, served, grid, key)
+    return Endpoint(url, served, layout, key)
 
 
 def request(url: str, body: Any, timeout: float, key: str = "") -> Any:
@@ -119,9 +119,14 @@ def cure(code: int) -> str:
     return "name the environment variable that holds the key with --api-key-env"
 
 
-def fit(image: Image.Image, grid: GridSpec | None) -> Image.Image:
-    """The image at the size that the encoder sees: sides are multiples of the patch, the area is within the limits."""
-    return image if grid is None else image.resize(grid.fit(*image.size).resized, Image.Resampling.BICUBIC)
+def fit(image: Image.Image, layout: LayoutSpec | None) -> Image.Image:
+    """The image at the size that the encoder sees, for a model that scales whole pages between limits: sides are
+    multiples of the patch, the area is within the limits. As it is for other models, which cut it in their own way."""
+    if layout is None or "max_pixels" not in layout.fields:
+        return image
+    (view,) = layout.fit(*image.size).views
+    size = round(view.cols * view.side[0]), round(view.rows * view.side[1])
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def data_url(image: Image.Image) -> str:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from dvsft.evaluator.predict import PATCHES, Answer, PredictError
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.evaluator.predict import PATCHES, Answer, PredictError, layout_of
+from dvsft.patchlabels.layout import LayoutSpec
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LocalModel:
 
     model: Any
     processor: Any
-    grid: GridSpec
+    layout: LayoutSpec
 
     def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
         """Greedy answers, one per prompt and RGB image. A batch that runs out of memory is halved, down to one
@@ -44,38 +44,41 @@ class LocalModel:
 def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -> LocalModel:
     """A model folder on a device: bfloat16 on accelerators, float32 on the CPU.
 
-    patches: fewest and most patches of an image; set on the processor and checked on a probe image.
+    patches: fewest and most patches of an image, for models that scale it between limits; set on the processor. What
+    the processor makes of a probe image is checked for all.
     """
     if not Path(folder).is_dir():
         raise PredictError(f"{folder} is not a folder; fetch a model with: hf download NAME --local-dir {folder}")
     processor = AutoProcessor.from_pretrained(folder)
-    grid = limit_patches(processor, patches)
-    processor.image_processor.size = {"shortest_edge": grid.min_pixels, "longest_edge": grid.max_pixels}
+    if not processor.chat_template:
+        raise PredictError(
+            f"{folder} has no chat template, which questions are asked with; put the chat_template.jinja of an "
+            "instruction-tuned checkpoint into the folder"
+        )
+    layout = layout_of(folder, patches)
+    if "max_pixels" in layout.fields:
+        limits = {"shortest_edge": layout.fields["min_pixels"], "longest_edge": layout.fields["max_pixels"]}
+        processor.image_processor.size = limits
     processor.tokenizer.padding_side = "left"  # right padding breaks generate
-    check_limits(processor, grid)
+    check_layout(processor, layout)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
     model = model.to(device).eval()
     model.generation_config = greedy(model, processor)
-    return LocalModel(model, processor, grid)
+    return LocalModel(model, processor, layout)
 
 
-def limit_patches(processor: Any, patches: tuple[int, int]) -> GridSpec:
-    """The processor's patch grid, with pixel limits that equal `patches` (fewest, most)."""
-    config = processor.image_processor.to_dict()
-    area = GridSpec.from_preprocessor_config(config).side ** 2
-    return GridSpec.from_preprocessor_config(config, patches[0] * area, patches[1] * area)
-
-
-def check_limits(processor: Any, grid: GridSpec) -> None:
-    """Raise PredictError if the processor ignores the limits: it cuts a large probe image differently than the grid."""
+def check_layout(processor: Any, layout: LayoutSpec) -> None:
+    """Raise PredictError if the processor makes another number of visual tokens of a large probe image than the layout
+    says, as when it ignores the limits."""
     probe = Image.new("RGB", (2200, 1700))
-    found = processor.image_processor(images=[probe], return_tensors="pt")["image_grid_thw"][0].tolist()
-    expected = grid.fit(*probe.size)
-    if found != [1, expected.rows * grid.merge, expected.cols * grid.merge]:
+    ids = inputs(processor, [""], [probe])["input_ids"][0]
+    found, expected = int((ids == processor.image_token_ids[0]).sum()), layout.fit(*probe.size).visual_tokens
+    if found != expected:
         raise PredictError(
-            f"the processor cut a probe image into {found} encoder patches, expected {expected.rows} x "
-            f"{expected.cols} patches of {grid.merge}: it ignores the limits, check preprocessor_config.json"
+            f"the processor makes {found} visual tokens of a probe image, expected {expected} of a {layout.family} "
+            f"with {dict(layout.fields)}: it ignores the limits, or is not the one that its files describe; check "
+            "preprocessor_config.json"
         )
 
 
@@ -97,10 +100,19 @@ def chat(processor: Any, prompt: str) -> str:
     return text
 
 
+def inputs(processor: Any, prompts: Sequence[str], images: Sequence[Image.Image]) -> Any:
+    """What a model takes for one batch, padded on the left. Each prompt has its list of one image: some processors
+    count them prompt by prompt."""
+    texts = [chat(processor, prompt) for prompt in prompts]
+    first = processor.tokenizer.bos_token
+    special = not (first and texts[0].startswith(first))  # some chat templates write it themselves
+    nested = [[image] for image in images]
+    return processor(text=texts, images=nested, padding=True, return_tensors="pt", add_special_tokens=special)
+
+
 def encode(loaded: LocalModel, prompts: Sequence[str], images: Sequence[Image.Image]) -> Any:
-    """The model's inputs for one batch, padded on the left, on its device and in its floating type."""
-    texts = [chat(loaded.processor, prompt) for prompt in prompts]
-    batch = loaded.processor(text=texts, images=list(images), padding=True, return_tensors="pt")
+    """The model's inputs for one batch, on its device and in its floating type."""
+    batch = inputs(loaded.processor, prompts, images)
     return batch.to(loaded.model.device, loaded.model.dtype)  # integer tensors keep their type
 
 

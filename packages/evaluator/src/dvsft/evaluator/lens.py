@@ -25,10 +25,10 @@ from PIL import Image
 
 from dvsft.evaluator import files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
-from dvsft.evaluator.predict import PredictError
+from dvsft.evaluator.predict import PATCHES, PredictError
 from dvsft.patchlabels import rows, webpage
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.shards import find, is_remote
 from dvsft.visionloss.head import check_head, head_logits, head_transform
 
@@ -89,14 +89,17 @@ def write(
     for name, folder in models.items():
         loaded = open_model(folder, shards, device)
         numbers[name], readings[name] = look(loaded, chosen, pictures)
-        numbers[name]["folder"] = folder
+        numbers[name] |= {"folder": folder, "sight": sight(loaded)}
     predictions.write_json(out / "lens.json", numbers)
     shown = [page for page in chosen if page.row["id"] in readings[name]]
     views = [
-        view(page, {n: found[page.row["id"]] for n, found in readings.items()}, loaded.processor.tokenizer)
+        view(
+            page, {n: found[page.row["id"]] for n, found in readings.items()}, loaded.layout, loaded.processor.tokenizer
+        )
         for page in shown
     ]
-    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models)})
+    claims = list(dict.fromkeys(SIGHT[numbers[name]["sight"]] for name in models))
+    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models), "claims": claims})
     script = (resources("dvsft.evaluator") / "templates" / "lens.js").read_text("utf-8")
     (out / "lens.html").write_text(webpage.document("Lens", body, script, views), encoding="utf-8")
     return out / "lens.html"
@@ -113,7 +116,7 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
         except ImageError as error:
             rejected[error.reason] += 1
             continue
-        hits += measure(page, reading, loaded.grid)
+        hits += measure(page, reading, loaded.layout)
         if len(kept) < pictures:
             kept[page.row["id"]] = reading
         print(f"lens: page {i + 1} of {len(pages)}", file=sys.stderr)
@@ -132,18 +135,21 @@ def find_shards(folder: Shard) -> list[Shard]:
     return list(found)
 
 
-def patches_of(grid: GridSpec) -> tuple[int, int]:
-    """The fewest and most patches that the labels' pixel limits come to."""
-    return grid.min_pixels // grid.side**2, grid.max_pixels // grid.side**2
+def patches_of(layout: LayoutSpec) -> tuple[int, int]:
+    """The fewest and most patches that the labels' pixel limits come to, if they have such."""
+    if "max_pixels" not in layout.fields:
+        return PATCHES
+    side = layout.fit(64, 64).views[0].side
+    area = round(side[0] * side[1])
+    return layout.fields["min_pixels"] // area, layout.fields["max_pixels"] // area
 
 
 def open_model(folder: str, shards: Sequence[Shard], device: str) -> LocalModel:
     """The model with the pixel limits of the labels. Raises ContractError if any shard is for another model."""
-    grid = GridSpec.from_layout(rows.open_shard(shards[0])[1].layout)
-    loaded = generate.load(folder, device, patches_of(grid))
+    loaded = generate.load(folder, device, patches_of(rows.open_shard(shards[0])[1].layout))
     sha256 = rows.tokenizer_sha256(folder)
     for shard in shards:
-        rows.open_shard(shard)[1].require(layout=loaded.grid.layout_spec(), tokenizer_sha256=sha256, where=str(shard))
+        rows.open_shard(shard)[1].require(layout=loaded.layout, tokenizer_sha256=sha256, where=str(shard))
     try:
         check_head(loaded.model, head_transform(loaded.model.config))
     except TypeError as error:
@@ -205,14 +211,14 @@ def read_pages(shard: Shard, places: Sequence[Place], images: Images) -> dict[Pl
 def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     """The TOP tokens and probabilities at the position of each visual token of a page, un-shifted.
 
-    What is asked after the image does not matter: the model is causal, visual tokens see no question.
+    What is asked after the image does not matter where `sight` says that visual tokens see no question.
     """
     batch = generate.encode(loaded, [""], [image])
     positions = (batch["input_ids"][0] == loaded.model.config.image_token_id).nonzero()[:, 0]
     expected = page.row["visual_tokens"]
     if len(positions) != expected:
         raise rows.ContractError(f"{page.row['id']}: found {len(positions)} visual tokens, expected {expected}")
-    hidden = loaded.model.model(**batch).last_hidden_state[0, positions]
+    hidden = loaded.model.base_model(**batch).last_hidden_state[0, positions]
     head, transform = loaded.model.get_output_embeddings(), head_transform(loaded.model.config)
     best = [torch.softmax(head_logits(chunk, head, transform), -1).topk(TOP) for chunk in hidden.split(CHUNK)]
     return Reading(
@@ -220,16 +226,58 @@ def read(loaded: LocalModel, page: Page, image: Image.Image) -> Reading:
     )
 
 
-def measure(page: Page, reading: Reading, spec: GridSpec) -> list[Hit]:
-    """A hit per label."""
-    grid = spec.fit(page.row["width"], page.row["height"])
+SIGHT = {
+    "past": "A visual token sees the page through the vision encoder, and in the language model what stands before it.",
+    "image": "In the language model, too, a visual token of this model sees its whole image, also what comes later: "
+    "that it names a word shows that the model knows the word's place, not that this part of the page was enough.",
+    "prompt": "A visual token of this model sees the whole prompt, the question too: what is shown is what it names "
+    "when nothing is asked, and a question may change it.",
+}
+"""What the lens may claim of a model, by what its visual tokens see."""
+
+
+@torch.inference_mode()
+def sight(loaded: LocalModel) -> str:
+    """How far visual tokens see in the language model, a key of SIGHT: measured, by noise on what the first layer gets
+    at the last visual token or at the last token of the prompt, which moves the first visual token or not."""
+    batch = generate.encode(loaded, ["a question"], [Image.new("RGB", (256, 256), "white")])
+    visual = (batch["input_ids"][0] == loaded.model.config.image_token_id).nonzero()[:, 0]
+    first, calm = visual[0], loaded.model.base_model(**batch).last_hidden_state[0, visual[0]]
+
+    def moves(position: int) -> bool:
+        def disturb(layer: Any, arguments: Any, named: dict[str, Any]) -> Any:
+            states = (named["hidden_states"] if not arguments else arguments[0]).clone()
+            states[0, position] = states[0, position] * -3 + 1
+            return (states, *arguments[1:]) if arguments else arguments, named if arguments else named | {
+                "hidden_states": states
+            }
+
+        hook = loaded.model.get_decoder().layers[0].register_forward_pre_hook(disturb, with_kwargs=True)
+        try:
+            found = loaded.model.base_model(**batch).last_hidden_state[0, first]
+        finally:
+            hook.remove()
+        return not torch.allclose(found, calm, atol=1e-5, rtol=1e-4)
+
+    if moves(-1):
+        return "prompt"
+    return "image" if moves(int(visual[-1])) else "past"
+
+
+def measure(page: Page, reading: Reading, spec: LayoutSpec) -> list[Hit]:
+    """A hit per label. Where a visual token has several, each is ranked as if the others were not there."""
+    layout = spec.fit(page.row["width"], page.row["height"])
+    views, best = layout.view_index(), reading.tokens.tolist()
+    labels = list(zip(page.row["patch_index"], page.row["token_id"], page.row["label_word"], strict=True))
+    held: dict[int, set[int]] = defaultdict(set)
+    for patch, token, _ in labels:
+        held[patch].add(token)
     hits = []
-    labels = zip(page.row["patch_index"], page.row["token_id"], page.row["label_word"], strict=True)
     for patch, token, word in labels:
-        _, y0, _, y1 = page.row["words"][word]["box"]
-        ranks = (reading.tokens[patch] == token).nonzero()
-        rank = int(ranks[0, 0]) if len(ranks) else TOP
-        hits.append(Hit(page.dataset, grid.height_in_patches(y0, y1), rank))
+        view, (_, y0, _, y1) = layout.views[views[patch]], page.row["words"][word]["box"]
+        others = [found for found in best[patch] if found == token or found not in held[patch]]
+        rank = others.index(token) if token in others else TOP
+        hits.append(Hit(page.dataset, (y1 - y0) * view.scale[1] / view.side[1], rank))
     return hits
 
 
@@ -260,7 +308,7 @@ def recall(hits: Sequence[Hit]) -> dict[str, Any]:
     return {"labels": n} | share
 
 
-def view(page: Page, readings: Mapping[str, Reading], tokenizer: Any) -> dict[str, Any]:
+def view(page: Page, readings: Mapping[str, Reading], layout: LayoutSpec, tokenizer: Any) -> dict[str, Any]:
     """A page as lens.js takes it: its cells, its labels, and each model's top tokens by visual token."""
     row, image = page.row, decode(page.read_image())
     labels: dict[int, list[list[Any]]] = defaultdict(list)
@@ -272,7 +320,7 @@ def view(page: Page, readings: Mapping[str, Reading], tokenizer: Any) -> dict[st
         "width": row["width"],
         "height": row["height"],
         "cols": row["cols"],
-        "views": webpage.raster(row["rows"], row["cols"], row["width"], row["height"]),
+        "views": webpage.views(layout.fit(row["width"], row["height"])),
         "labels": labels,
         "models": {
             name: [

@@ -24,13 +24,25 @@ from dvsft.evaluator.records import Prediction, Sample
 from dvsft.evaluator.tasks import Task
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.image import ImageError, decode
+from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 
-PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656
+PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656, for models that have such limits
 
 
 class PredictError(DvsftError):
     """A model or server that cannot be used; the message says what to do."""
+
+
+def layout_of(folder: str, patches: tuple[int, int]) -> LayoutSpec:
+    """The layout of a model folder, with pixel limits that equal `patches` (fewest, most) where it has such. Raises
+    LayoutError for a model without a layout."""
+    spec = LayoutSpec.from_folder(folder)
+    if "max_pixels" not in spec.fields:
+        return spec
+    side = spec.fit(64, 64).views[0].side
+    area = round(side[0] * side[1])
+    return LayoutSpec.from_folder(folder, patches[0] * area, patches[1] * area)
 
 
 @dataclass(frozen=True)

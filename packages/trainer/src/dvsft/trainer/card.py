@@ -8,6 +8,7 @@ from typing import Any
 
 from dvsft.patchlabels.prompts import ask
 from dvsft.patchlabels.settings import is_path, without_places
+from dvsft.trainer.config import MAX_PIXELS, MIN_PIXELS
 
 TEXT = """\
 ---
@@ -86,8 +87,8 @@ def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
         method=config["method"]["name"],
         step=step,
         steps=record["steps"],
-        min_pixels=config["data"]["min_pixels"],
-        max_pixels=config["data"]["max_pixels"],
+        min_pixels=config["data"].get("min_pixels", MIN_PIXELS),
+        max_pixels=config["data"].get("max_pixels", MAX_PIXELS),
         question=json.dumps(ask("What is the total?")),
         samples=record["samples"],
         dropped=", ".join(f"{reason} {count:,}" for reason, count in record["dropped"].items()) or "none",
