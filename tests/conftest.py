@@ -7,11 +7,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub; before anything imports its client
 
+import hub
 import pytest
 import s3
 from support import ROOT, SAMPLES
@@ -89,11 +92,33 @@ def s3_server() -> Iterator[s3.Bucket]:
 @pytest.fixture
 def bucket(s3_server: s3.Bucket, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the bucket "labels" on a server on loopback, and the environment that leads there."""
+    from botocore import session
+
+    # Beam makes a client for every look at a file, and each reads megabytes of JSON about AWS: most of a test's time.
+    monkeypatch.setattr(session, "create_loader", lru_cache(session.create_loader))
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return s3_server.client
+
+
+@pytest.fixture
+def serve_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], list[tuple[str, str]]]]:
+    """serve_hub(folder): hf://datasets/owner/name is that folder; returns the ranges that are read of it."""
+    from huggingface_hub import constants
+
+    with ExitStack() as stack:
+
+        def serve(folder: Path) -> list[tuple[str, str]]:
+            url, ranges = stack.enter_context(hub.served(folder))
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            template = url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            return ranges
+
+        yield serve
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,28 @@ def spec_of(family: str, **changes: Any) -> LayoutSpec:
     return LayoutSpec.from_dict({"family": family, "fields": {**SPECS[family], **changes}})
 
 
+INTERNVL = {
+    "preprocessor_config.json": {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "size": {"height": 448, "width": 448},
+        "crop_to_patches": True,
+        "min_patches": 1,
+        "max_patches": 6,
+    },
+    "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": 256},
+    "config.json": {"model_type": "internvl"},
+}
+
+
+def internvl_processor(folder: Path) -> Path:
+    """The processor files of an InternVL with the sample's tokenizer."""
+    folder.mkdir()
+    for name, content in INTERNVL.items():
+        (folder / name).write_text(json.dumps(content))
+    (folder / "tokenizer.json").write_bytes((SAMPLES / "processor/tokenizer.json").read_bytes())
+    return folder
+
+
 def draw_page(text: str = "Total 42", size: tuple[int, int] = (320, 96), mode: str = "RGB") -> Image.Image:
     """A small white page with one black line of text."""
     page = Image.new("RGB", size, "white")
@@ -96,7 +118,9 @@ def assert_nothing_ran(opened: Any) -> None:
 
 
 def scrolls_sideways(opened: Any) -> bool:
-    width, screen = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    width, screen = opened.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
     return bool(width > screen)
 
 

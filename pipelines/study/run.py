@@ -157,10 +157,10 @@ def figures(run: Path) -> dict[str, Any]:
 
     opened = compare.open_run(run)
     scores = {
-        name: {group: metric["normalized_edit_distance"]["score"] for group, metric in result["groups"].items()}
+        name: {group: metrics["normalized_edit_distance"].score for group, metrics in (found.groups or {}).items()}
         if name in TRANSCRIPTIONS
-        else {metric: value["score"] for metric, value in result["metrics"].items()}
-        for name, result in opened.scores.items()
+        else {metric: summary.score for metric, summary in found.metrics.items()}
+        for name, found in ((name, judged.figures) for name, judged in opened.judged.items())
     }
     asked = [item for _, item in sorted(opened.items["squad"].items())]
     edits = {

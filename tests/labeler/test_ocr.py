@@ -9,12 +9,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
-from support import SAMPLES, draw_page
+from PIL import Image, ImageFont
+from support import FONTS, SAMPLES, draw_page
 
 from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import describe, make_engine
-from dvsft.labeler.ocr.lines import LineEngine, Reading, cut_line, detect_lines, place_words, read_page
+from dvsft.labeler.ocr.lines import LineEngine, Reading, character_ends, cut_line, detect_lines, place_words, read_page
 from dvsft.labeler.ocr.reader import EngineError
 from dvsft.patchlabels import image
 
@@ -110,6 +110,26 @@ def test_the_embedded_engine_reads_a_drawn_line(engine):
     assert [word.text for word in words] == ["Total", "$1,234.56", "for", "O'Neill-Brown"]
     assert misaligned == 0
     assert all(0.8 < word.confidence <= 1 for word in words)
+
+
+def test_characters_end_halfway_between_their_centers_and_the_last_at_the_edge_of_the_box():
+    assert character_ends([10, 20, 30], (100, 0, 190, 9)) == pytest.approx((130, 160, 190))
+    assert character_ends([10, 20, 40], (0, 0, 45, 9)) == pytest.approx((10, 25, 45))
+    assert character_ends([7], (100, 0, 130, 9)) == (130,)
+    assert character_ends([7, 7], (100, 0, 130, 9)) is None
+
+
+def test_the_engine_says_where_the_characters_of_a_drawn_word_end(engine):
+    text, font = "minimum WWWW", ImageFont.truetype(str(FONTS / "LiberationSans-Regular.ttf"), 28)
+    words, _ = engine.read(draw_page(text))
+    assert [word.text for word in words] == text.split()
+    for word in words:
+        start = 24 + font.getlength(text[: text.index(word.text)])
+        drawn = [start + font.getlength(word.text[: n + 1]) for n in range(len(word.text))]
+        assert word.ends == pytest.approx(drawn, abs=6)  # m is 23 px wide, i is 6
+        assert word.ends[-1] == word.box[2]
+    sideways, _ = engine.read(draw_page("Total 42", (420, 200)).rotate(90, expand=True))
+    assert sideways and all(word.ends is None for word in sideways)
 
 
 def test_a_blank_page_has_no_words(engine):

@@ -184,3 +184,11 @@ def test_a_phone_scrolls_the_page_in_its_frame_and_the_document_not_sideways(pho
         for details in displayed(phone, "summary"):
             details.click()
         assert not scrolls_sideways(phone)
+
+
+def test_a_run_on_the_hub_is_looked_at_from_where_it_is(run, serve_hub, tmp_path):
+    read = serve_hub(Path(run))
+    here = Path(write_preview(run, 5)).read_text()
+    assert write_preview("hf://datasets/owner/name", 5, str(tmp_path / "page.html")) == str(tmp_path / "page.html")
+    assert pages_in((tmp_path / "page.html").read_text()) == pages_in(here)
+    assert any(name.startswith("labels/") for name, _ in read)

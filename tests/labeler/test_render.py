@@ -12,7 +12,8 @@ from support import SPECS, spec_of
 from dvsft.labeler.config import FONTS
 from dvsft.labeler.labels.assign import Policy, Tokens, assign
 from dvsft.labeler.labels.fonts import Fonts
-from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
+from dvsft.labeler.labels.render import contrast, pick_colors, render_page, undrawn_answer
+from dvsft.labeler.labels.tiles import GAP
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec

@@ -4,21 +4,24 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import deadly
 import pytest
-from support import SAMPLES, as_version_1, draw_page, encode, read_all, run_files
+from support import INTERNVL, SAMPLES, as_version_1, draw_page, encode, internvl_processor, read_all, run_files
 from tokenizers import Tokenizer
 
 from dvsft.labeler import stages as transforms
 from dvsft.labeler.commands import label as label_command
 from dvsft.labeler.commands import relabel
 from dvsft.labeler.ocr.engines import make_engine
+from dvsft.labeler.preview.html import write_preview
 from dvsft.labeler.runs import stats
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.runs.plan import Shard
@@ -216,6 +219,57 @@ def test_relabeled_rows_equal_labeling_from_scratch(write_config, label, tmp_pat
     assert counted[0] == counted[1]
 
 
+def test_labels_projected_onto_a_model_of_tiles_equal_labeling_for_it_from_scratch(write_config, label, tmp_path):
+    """Qwen3-VL to InternVL: rows, metadata, counts and the folder's own processor, to the byte."""
+    (tmp_path / "pages").mkdir()
+    for number, size in enumerate([(700, 400), (500, 900)]):
+        page = draw_page(f"Invoice {number} of 1994, unpaid", size)
+        (tmp_path / f"pages/{number}.png").write_bytes(encode(page))
+    model = {"model": {"processor": str(internvl_processor(tmp_path / "internvl"))}}
+    rules = {"labels": {"rule": "subword", "contested": "set", "min_height": 8.0, "max_height": 4.0}}
+    qwen = write_config("images", tmp_path / "pages", "qwen.toml")
+    tiled = write_config("images", tmp_path / "pages", "tiled.toml", **model, **rules)
+    assert label(qwen, tmp_path / "qwen") == label(tiled, tmp_path / "scratch") == 0
+    flags = ["--from", str(tmp_path / "qwen"), "--config", str(tiled), "--out", str(tmp_path / "projected")]
+    assert relabel.main(flags) == 0
+    assert run_files(tmp_path / "projected") == run_files(tmp_path / "scratch")
+    _, metadata = rows.open_shard(next(tmp_path.glob("projected/labels/*/*.parquet")))
+    assert metadata.layout.family == "internvl" and metadata.has_sets
+    assert {*INTERNVL} < {path.name for path in tmp_path.glob("projected/processor/*")}
+    for row in read_all(tmp_path / "projected"):
+        layout = metadata.layout.fit(row["width"], row["height"])
+        assert (row["rows"], row["cols"], row["visual_tokens"]) == (None, None, layout.visual_tokens)
+        assert row["patch_index"] and len(row["words"][0]["ends"]) == len(row["words"][0]["text"])
+    (page, _) = previewed(tmp_path / "projected")
+    names = [view["name"] for view in page["views"]]
+    assert names == ["all 2 tiles", "tile 1, 16 x 16", "tile 2, 16 x 16", "thumbnail, 16 x 16"]
+    cells = {cell[0]: cell[1:] for view in page["views"] for cell in view["cells"]}
+    for patch, index, *_ in page["labels"]:
+        (x0, y0, x1, y1), (left, _, right, bottom) = cells[patch], page["words"][index][1]
+        assert left < x1 and x0 < right and y0 < bottom <= y1 + 0.1
+
+
+def previewed(out):
+    document = Path(write_preview(str(out), 5)).read_text()
+    (found,) = re.findall(r"const data = (\{.*\});\n", document)
+    return json.loads(found)["pages"]
+
+
+def test_drawn_pages_for_a_model_of_tiles_are_labeled_whole_and_drawn_again_by_relabel(write_config, label, tmp_path):
+    lines = [json.dumps({"id": str(n), "text": f"page {n} of a few words, " * (12 * n)}) for n in (1, 3)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    model = {"model": {"processor": str(internvl_processor(tmp_path / "internvl"))}}
+    qwen = write_config("documents", tmp_path / "d.jsonl", "qwen.toml")
+    tiled = write_config("documents", tmp_path / "d.jsonl", "tiled.toml", **model)
+    assert label(qwen, tmp_path / "qwen") == label(tiled, tmp_path / "scratch") == 0
+    flags = ["--from", str(tmp_path / "qwen"), "--config", str(tiled), "--out", str(tmp_path / "projected")]
+    assert relabel.main(flags) == 0
+    assert run_files(tmp_path / "projected") == run_files(tmp_path / "scratch")
+    found = read_all(tmp_path / "projected")
+    assert [row["visual_tokens"] for row in found] == [256, 768]
+    assert all(sorted(row["label_word"]) == list(range(len(row["words"]))) for row in found)
+
+
 def without_ends(out):
     """Rows without where characters end, which version 1 did not know."""
     return [{**row, "words": [word | {"ends": None} for word in row["words"]]} for row in read_all(out)]
@@ -286,6 +340,31 @@ def test_words_add_up_to_labels_and_losses(squad_config, label, tmp_path):
     counted = stats.count_shard(named, tokenizer)
     as_version_1(shard)
     assert Path(named.labels) == shard and counted["patches"] and stats.count_shard(named, tokenizer) == counted
+
+
+def test_words_that_fall_together_are_counted_and_warned_of(write_config, label, tmp_path, capsys):
+    assert stats.count_labels([1, 1, 2, 4, 4, 5], [0, 1, 1, 2, 2, 3]) == Counter(
+        labeled_words=4, words_alone=3, labeled_patches=4
+    )  # word 0 shares patch 1; word 1 has patch 2 of its own, word 2 labels patch 4 twice
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/0.png").write_bytes(encode(draw_page("to be or not to be it is so", (420, 96))))
+    few = {"model": {"min_pixels": 4096, "max_pixels": 8192}}
+    dropping = write_config("images", tmp_path / "pages", "drop.toml", **few)
+    assert label(dropping, tmp_path / "drop") == 0
+    said = capsys.readouterr()
+    assert "warning: images-train: only" in said.err and 'labels.contested = "set"' in said.err
+    assert "words with a patch of their own" in said.out
+    counts = stats.read(str(tmp_path / "drop"))["images-train"]
+    assert stats.words_alone(counts) == (counts["words"] - counts["dropped.contested"]) / counts["words"] < 0.5
+    keeping = write_config("images", tmp_path / "pages", "set.toml", **few, labels={"contested": "set"})
+    flags = ["--from", str(tmp_path / "drop"), "--config", str(keeping), "--out", str(tmp_path / "set")]
+    assert relabel.main(flags) == 0
+    assert "warning" not in capsys.readouterr().err
+    kept = stats.read(str(tmp_path / "set"))["images-train"]
+    assert stats.words_alone(kept) == stats.words_alone(counts)
+    assert kept["labels"] == kept["labeled_words"] == kept["words"] > kept["labeled_patches"]
+    share = kept["labeled_patches"] / kept["patches"]
+    assert f"{share:.2%}" in stats.funnel({"images-train": kept})
 
 
 def test_table_1_stands_beside_the_papers(squad_config, label, tmp_path):

@@ -32,7 +32,7 @@ def test_a_model_is_tested_with_the_words_it_was_trained_with():
 
         def read(self, sample):
             qa = [{"question": " How many? ", "answers": [" 3 ", "three"]}]
-            return {"id": "page", "rows": 0, "cols": 0, "patch_index": [], "token_id": [], "qa": qa}
+            return {"id": "page", "rows": 0, "cols": 0, "visual_tokens": 0, "patch_index": [], "token_id": [], "qa": qa}
 
         def asked(self, sample):
             return ASKED["qa"]

@@ -13,7 +13,7 @@ from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer import pages
 from dvsft.trainer.cache import GroupCache
-from dvsft.trainer.pages import Pages
+from dvsft.trainer.pages import DataError, Pages
 from dvsft.trainer.train import train
 
 NAMES = ("a-b/0.parquet", "a/0.parquet", "a/1.parquet")
@@ -85,6 +85,38 @@ def test_shards_on_s3_give_the_plan_the_order_and_the_bytes_of_local_ones(local,
     assert epoch_of(there)[0] == samples
     assert [there.read(sample) for sample in samples[:8]] == [here.read(sample) for sample in samples[:8]]
     assert shards.find(f"{remote}/a/*.parquet") == [f"{remote}/a/0.parquet", f"{remote}/a/1.parquet"]
+
+
+@pytest.fixture
+def on_hub(local, serve_hub):
+    """The same folder as a dataset of a hub on loopback, and the ranges that are read of it."""
+    return serve_hub(local)
+
+
+def test_shards_on_the_hub_are_those_of_the_folder_and_read_by_ranges(local, on_hub, processor_folder, tmp_path):
+    address = "hf://datasets/owner/name"
+    cache = GroupCache(str(tmp_path / "cache"), 1)
+    here, there = (mixture_of(processor_folder, (place, 1), cache=cache) for place in (local, address))
+    assert there.pages[0].files == [f"{address}/{name}" for name in (*NAMES[1:], NAMES[0])]
+    assert here.indexes == there.indexes and epoch_of(here)[0] == epoch_of(there)[0]
+    samples = epoch_of(here)[0]
+    on_hub.clear()
+    assert [there.read(sample) for sample in samples] == [here.read(sample) for sample in samples]
+    size = {name: (local / name).stat().st_size for name in NAMES}
+    read = [(name, *map(int, wanted.removeprefix("bytes=").split("-"))) for name, wanted in on_hub]
+    data = [(name, first, last + 1) for name, first, last in read if last + 1 < size[name]]  # the rest are footers
+    assert len(data) == len(set(data)) and 0 < sum(end - start for _, start, end in data) < sum(size.values())
+
+
+def test_a_remote_file_that_goes_away_is_one_line_that_names_it(local, on_hub, processor_folder, monkeypatch):
+    found = pages_of("hf://datasets/owner/name", processor_folder)
+
+    def gone(file, start, end):
+        raise RuntimeError("the transport's own error")
+
+    monkeypatch.setattr("huggingface_hub.hf_file_system.HfFileSystemFile._fetch_range", gone)
+    with pytest.raises(DataError, match=r"hf://datasets/owner/name/a/0.parquet: the transport's own.*--resume"):
+        found[0]
 
 
 def test_a_row_group_on_s3_is_read_once_by_all_processes_together(local, remote, ranges, processor_folder, tmp_path):

@@ -37,6 +37,9 @@ def join(base: str, *parts: str) -> str:
 
 
 def exists(path: str) -> bool:
+    if _is_fsspecs(path):
+        system, name = fsspec.url_to_fs(path)
+        return bool(system.exists(name))
     return bool(FileSystems.exists(path))
 
 

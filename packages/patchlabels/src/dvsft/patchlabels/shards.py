@@ -4,6 +4,8 @@ is read by byte ranges and never copied as a whole."""
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeGuard
 
@@ -39,11 +41,37 @@ def find(pattern: str) -> list[str]:
     return [f"{scheme}://{path}" for path in sorted(found, key=PurePosixPath)]
 
 
-def open_binary(path: str) -> IO[bytes]:
-    """A remote file whose reads are byte ranges, each of which goes to the file system as it is asked for."""
+def open_binary(path: str) -> RemoteFile:
+    """A remote file whose reads are byte ranges, each of which goes to the file system as it is asked for. What fails
+    is an OSError."""
     files, name = _file_system(path)
-    file: IO[bytes] = files.open(name, "rb", cache_type="none")
-    return file
+    with _as_os_error(path):
+        return RemoteFile(files.open(name, "rb", cache_type="none"), path)
+
+
+class RemoteFile:
+    """An open file; see `open_binary`."""
+
+    def __init__(self, file: IO[bytes], path: str):
+        self._file, self._path = file, path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1) -> bytes:
+        with _as_os_error(self._path):
+            return self._file.read(size)
+
+
+@contextmanager
+def _as_os_error(path: str) -> Iterator[None]:
+    """File systems let errors of their transports through."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def _file_system(path: str) -> tuple[Any, str]:

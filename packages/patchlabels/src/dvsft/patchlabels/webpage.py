@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dvsft.patchlabels.layout import Layout, View
-from dvsft.patchlabels.layout.views import edges
+from dvsft.patchlabels.layout import Layout
 
 WEBP_SIDE = 16383  # px, the most that WebP can hold
 
@@ -99,9 +98,3 @@ def _cells(layout: Layout, number: int) -> Iterator[list[float]]:
         y0, y1 = np.clip(rect[1::2], 0, layout.height)
         if x0 < x1 and y0 < y1:  # NaN, of a separator, is smaller than nothing
             yield [k, *(round(float(edge), 1) for edge in (x0, y0, x1, y1))]
-
-
-def raster(rows: int, cols: int, width: int, height: int) -> list[dict[str, Any]]:
-    """`views` of a page that one grid of rows x cols cells covers."""
-    view = View(edges(cols, width), edges(rows, height), side=(1.0, 1.0))
-    return views(Layout((view,), width, height))

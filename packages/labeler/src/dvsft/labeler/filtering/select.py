@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, Filter
 from dvsft.labeler.labels.fonts import Fonts
-from dvsft.labeler.labels.render import undrawn_answer
+from dvsft.labeler.labels.render import Split, undrawn_answer
 from dvsft.labeler.page import Page, Reject
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, differences, is_same_run
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, cut, make_plan, shards, write_plan
@@ -167,7 +167,7 @@ def _kept(page: Page, rows: Mapping[tuple[str, str], Row], settings: Filter) -> 
     return Page(**{**vars(page), "qa": kept}), rejects
 
 
-def without_undrawn_answers(plan: Plan, fonts: Fonts) -> Plan:
+def without_undrawn_answers(plan: Plan, fonts: Fonts, split: Split = list) -> Plan:
     """A plan without the questions whose answers stand in words that no font can draw; those are among its rejects.
     Of several answers those stay that the picture shows."""
     rejects = list(plan.rejects)
@@ -175,7 +175,7 @@ def without_undrawn_answers(plan: Plan, fonts: Fonts) -> Plan:
     def answerable(page: Page) -> Page:
         kept = []
         for qa in page.qa:
-            shown = [answer for answer in qa["answers"] if not undrawn_answer(page.text or "", answer, fonts)]
+            shown = [answer for answer in qa["answers"] if not undrawn_answer(page.text or "", answer, fonts, split)]
             if shown or not qa["answers"]:
                 kept.append({**qa, "answers": shown})
             else:

@@ -8,13 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from dvsft.labeler.ocr import ink
-from dvsft.labeler.word import Word
+from dvsft.labeler.word import Box, Word
 
 MAX_PIXELS = 16_000_000  # memory grows with the page, so larger ones shrink for detection
 MAX_ENLARGEMENT = 2.0  # a small strip of large print falls apart when it is blown up further
@@ -147,4 +148,21 @@ def place_words(reading: Reading, width: float) -> list[PlacedWord] | None:
 def _snap(gray: np.ndarray, to_line: np.ndarray, shape: tuple[int, ...], placed: list[PlacedWord]) -> list[Word]:
     line = ink.Line(to_line, width=shape[1], height=shape[0], words=[word.centers for word in placed])
     boxes = ink.word_boxes(gray, line)
-    return [Word(word.text, box, word.confidence) for word, box in zip(placed, boxes, strict=True)]
+    rightward = not line.vertical and to_line[0, 0] > 0
+    return [
+        Word(word.text, box, word.confidence, character_ends(word.centers, box) if rightward else None)
+        for word, box in zip(placed, boxes, strict=True)
+    ]
+
+
+def character_ends(centers: Sequence[float], box: Box) -> tuple[float, ...] | None:
+    """The right edge of each character of a word on a page, px: halfway between the centers along its line, the whole
+    stretched to the box of the word's ink. None where all centers are one."""
+    between = [(a + b) / 2 for a, b in pairwise(centers)]
+    if not between:
+        return (box[2],)
+    left, right = 2 * centers[0] - between[0], 2 * centers[-1] - between[-1]
+    if right <= left:
+        return None
+    scale = (box[2] - box[0]) / (right - left)
+    return (*(box[0] + (end - left) * scale for end in between), box[2])

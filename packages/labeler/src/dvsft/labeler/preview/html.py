@@ -26,8 +26,9 @@ from dvsft.patchlabels import image, rows, webpage
 REJECTS = 200  # shown per source; the others are counted
 
 
-def write_preview(out: str, pages: int) -> str:
-    """Write preview.html into a run folder with up to `pages` pages per source; returns its path."""
+def write_preview(out: str, pages: int, to: str = "") -> str:
+    """Write a page with up to `pages` pages per source of a run folder, by default as preview.html into it; returns its
+    path."""
     run = load(out)
     counts = stats.read(out) if files.exists(files.join(out, "stats.json")) else {}
     data = {
@@ -41,7 +42,7 @@ def write_preview(out: str, pages: int) -> str:
     body, script = (
         (resources("dvsft.labeler.preview") / f"preview.{kind}").read_text("utf-8") for kind in ("html", "js")
     )
-    path = files.join(out, "preview.html")
+    path = to or files.join(out, "preview.html")
     files.write_bytes(path, webpage.document(f"Labels of {out}", body, script, data).encode())
     return path
 
@@ -110,8 +111,11 @@ def _text(tokenizer: Any, token: int) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("out", help="a run folder")
+    parser.add_argument("out", help="a run folder, local or an address: s3://, gs://, hf:// to read alone")
     parser.add_argument("--pages", type=int, default=20, help="pages per source")
+    parser.add_argument(
+        "--to", default="", metavar="FILE", help="where to write the page; default: into the run folder"
+    )
     options = parser.parse_args(arguments)
     FileSystems.set_options(PipelineOptions())
-    print(write_preview(options.out, options.pages))
+    print(write_preview(options.out, options.pages, options.to))

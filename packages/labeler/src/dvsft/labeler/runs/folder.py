@@ -98,9 +98,9 @@ def prepare(config: Config, out: str) -> Run:
     if not config.source:
         raise ConfigError("no [[source]]; name at least one dataset to label")
     folder = find_processor(config.model.processor)
-    open_processor(str(folder), config.model)
+    processor = open_processor(str(folder), config.model)
     ocr = describe(config.ocr) if config.needs_ocr else {}
-    plans = {source.slug: _plan(config, source) for source in config.source}
+    plans = {source.slug: _plan(config, source, processor) for source in config.source}
     run = Run(
         out=out,
         config=config,
@@ -170,11 +170,13 @@ def _settings(run: Run) -> dict[str, Any]:
     }
 
 
-def _plan(config: Config, source: Source) -> Plan:
+def _plan(config: Config, source: Source, processor: Processor) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
-    return without_undrawn_answers(plan, open_fonts(config.render)) if source.rendered else plan
+    if not source.rendered:
+        return plan
+    return without_undrawn_answers(plan, open_fonts(config.render), processor.units)
 
 
 def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[str, Any]:

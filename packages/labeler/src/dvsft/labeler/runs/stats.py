@@ -41,7 +41,7 @@ NOT_ASKED_FOR = ("no_token", "low_confidence", "too_many_tokens", "too_tall")
 """Why a word is dropped for what it is, wherever other words are."""
 
 LEAST_ALONE = 0.5
-"""A smaller share of words with a visual token of their own is worth a warning."""
+"""A smaller share of words with a patch of their own is worth a warning."""
 
 PAPER = {
     "docvqa": (39_463, 10_194, 190_895, 5_402_739, 0.0697),
@@ -82,7 +82,7 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
 
 
 def count_labels(patch_index: Sequence[int], label_word: Sequence[int]) -> Counter[str]:
-    """Of one page: words with a label, words with a visual token of their own, visual tokens with a label."""
+    """Of one page: words with a label, words with a patch of their own, visual tokens with a label."""
     words_of = defaultdict(set)
     for patch, word in zip(patch_index, label_word, strict=True):
         words_of[patch].add(word)
@@ -213,7 +213,7 @@ def _paper_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
     ]
     if (alone := words_alone(counts)) is not None:
-        rows.append(("words with a visual token of their own", alone, "{:.2%}"))
+        rows.append(("words with a patch of their own", alone, "{:.2%}"))
     paper = _paper_figures(counts)
     return [
         (name, shape.format(value), shape.format(paper[name]) if name in paper else "") for name, value, shape in rows
