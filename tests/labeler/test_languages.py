@@ -205,6 +205,17 @@ def test_words_from_the_right_fill_the_cells_that_lie_mirrored():
     assert placed == [(0, 6), (0, 4), (0, 5), (0, 1), (1, 6)]
 
 
+@pytest.mark.parametrize(("language", "family"), [("zh", "SC"), ("zh-Hant", "TC"), ("ja", "JP"), ("ko", "KR")])
+def test_a_collection_gives_the_face_of_its_language(language, family):
+    (font,) = fonts_of(language).others
+    path, number = font.split("#")
+    assert ImageFont.truetype(path, 20, index=int(number)).getname()[0] == f"Noto Sans CJK {family}"
+
+
+def test_a_mark_stays_with_its_letter(small):
+    assert small.units(["か\u3099き"])[0] == "か\u3099"
+
+
 def test_joiners_stay_where_letters_are_shaped_and_cost_no_word_elsewhere(small):
     persian = "می\u200cخواهم"
     assert [word.text for word in render(f"{persian} \u200c", small, fonts_of("fa")).words] == [persian]
@@ -212,7 +223,7 @@ def test_joiners_stay_where_letters_are_shaped_and_cost_no_word_elsewhere(small)
 
 
 def test_without_languages_other_scripts_are_counted_and_the_message_says_what_to_set(small):
-    page = render("plain 凧 नमस्ते שלום", small, PACKAGED)
+    page = render("plain 凧, नमस्ते שלום", small, PACKAGED)
     assert [word.text for word in page.words] == ["plain"] and page.no_glyph == 3
     for text, hint in (("凧", 'languages = ["zh"], whose font is in the package fonts-noto-cjk'),
                        ("नमस्ते", 'languages = ["hi"], whose font is in the package fonts-noto-core'),

@@ -307,7 +307,7 @@ def test_a_text_with_white_space_is_cut_into_its_words_by_their_lengths():
     ]
     assert list(word("one", (1, 2, 3, 4), 7)) == [Word("one", (1, 2, 3, 4), 1.0)]
     assert list(word("", (0, 0, 1, 1))) == []
-    for text, edge in ((None, 1.0), ("x", float("nan"))):
+    for text, edge in ((None, 1.0), ("x", float("nan")), ("\ud800", 1.0)):
         with pytest.raises(ValueError):
             list(word(text, (0, 0, edge, 1)))
 
