@@ -50,4 +50,10 @@ def test_an_arm_is_trained_and_judged_and_what_has_a_result_is_not_done_again(tm
     assert all(0 <= results["coarse-set-0"][name] <= 100 for name in ("answers", "tokens among five", "best is right"))
     monkeypatch.setattr(rules, "run_arm", None)
     assert rules.run_all(tmp_path, size) == results
-    assert f"| coarse | set | {results['coarse-set-0']['labels']:.1f} |" in rules.table(results)
+    monkeypatch.setattr(rules, "COMPARED", [("coarse", "corner"), ("coarse", "corner-set")])
+    other = {name: value + 1 for name, value in results["coarse-set-0"].items()}
+    shown = rules.table({"coarse-corner-0": other, "coarse-corner-set-0": results["coarse-set-0"]}).splitlines()[2:]
+    assert [line.split(" | ")[1:3] for line in shown] == [
+        ["corner", f"{other['labels']:.1f}"],
+        ["corner-set", f"{other['labels'] - 1:.1f}"],
+    ]
