@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("trainers", nargs="*", help=f"of {', '.join(PINS)}; all by default")
     parser.add_argument("--publish", action="store_true", help="write docs/results/trainers.md")
-    parser.add_argument("--envs", type=Path, help="folder of environments that are installed already, by trainer")
+    parser.add_argument("--envs", type=Path, default=ROOT / "out/trainers/envs", help="where environments are, or come")
     options = parser.parse_args()
     folder = ROOT / "out/trainers"
     folder.mkdir(parents=True, exist_ok=True)
     pages = write_data(folder)
     expected = reference(folder, pages)
     print(f"equation: vision loss {expected['vision_loss']:.6f}, {expected['labels']} labels", flush=True)
-    found = {}
+    store = folder / "found.json"  # also of trainers that were run before
+    found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     for name in options.trainers or PINS:
         python = install(name, folder, options.envs)
-        runs = {passes: RUNS[name](python, folder, passes) for passes in (1, 4)}
+        runs = {str(passes): RUNS[name](python, folder, passes) for passes in (1, 4)}
         found[name] = {"versions": versions(python), "runs": runs}
+        store.write_text(json.dumps(found, indent=1))
         for passes, run in runs.items():
             print(f"{name}, {passes} passes: vision loss {run['vision_loss']:.6f}, loss {run['loss']:.6f}", flush=True)
     if options.publish:
@@ -115,11 +118,9 @@ def reference(folder: Path, pages: list[dict[str, Any]]) -> dict[str, Any]:
     return {"vision_loss": total / count, "labels": count}
 
 
-def install(name: str, folder: Path, ready: Path | None) -> Path:
+def install(name: str, folder: Path, envs: Path) -> Path:
     """The Python of an environment with the trainer and our wheels."""
-    if ready:
-        return ready / name / "bin/python"
-    env, wheels = folder / "envs" / name, folder / "wheels"
+    env, wheels = envs / name, folder / "wheels"
     python = env / "bin/python"
     packages = [argument for member in ("patchlabels", "visionloss") for argument in ("--package", f"dvsft-{member}")]
     for package in packages[1::2]:
@@ -128,13 +129,14 @@ def install(name: str, folder: Path, ready: Path | None) -> Path:
     if not python.exists():
         subprocess.run([UV, "venv", "-q", "--python", "3.11", str(env)], check=True)
     ours = [str(path) for path in wheels.glob("*.whl")]
-    subprocess.run([UV, "pip", "install", "-q", "--python", str(python), *PINS[name], *ours], check=True)
+    again = ["--reinstall-package", "dvsft-visionloss", "--reinstall-package", "dvsft-patchlabels"]
+    subprocess.run([UV, "pip", "install", "-q", "--python", str(python), *again, *PINS[name], *ours], check=True)
     return python
 
 
 def versions(python: Path) -> dict[str, str]:
     code = "import importlib.metadata as m; print({d.name.lower(): d.version for d in m.distributions()})"
-    found = json.loads(run_in(python, "-c", code).replace("'", '"'))
+    found = json.loads(run_in(python, "-c", code).replace("'", '"').replace("ms_swift", "ms-swift"))
     return {name: found[name] for name in SHOWN if name in found}
 
 
@@ -219,7 +221,8 @@ def run_swift(python: Path, folder: Path, passes: int) -> dict[str, float]:
     options = {
         "model": folder / "tiny", "model_type": "qwen3_vl", "template": "qwen3_vl", "dataset": folder / "swift.jsonl",
         "external_plugins": folder / "plugin.py", "callbacks": "vision_labels", "remove_unused_columns": "false",
-        "tuner_type": "full", "torch_dtype": "float32", "bf16": "false", "fp16": "false", "attn_impl": "sdpa",
+        "tuner_type": "full", "freeze_vit": "false", "freeze_aligner": "false",
+        "torch_dtype": "float32", "bf16": "false", "fp16": "false", "attn_impl": "sdpa",
         "per_device_train_batch_size": 8 // passes, "gradient_accumulation_steps": passes, "learning_rate": 0,
         "max_steps": 1, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no", "split_dataset_ratio": 0,
         "dataset_num_proc": 1, "dataloader_num_workers": 0, "output_dir": output, "report_to": "none",
@@ -259,29 +262,25 @@ RUNS = {"TRL": run_trl, "ms-swift": run_swift, "LLaMA-Factory": run_factory}
 
 def report(expected: dict[str, Any], found: dict[str, Any]) -> str:
     """docs/results/trainers.md."""
-    lines = [
-        "# Other trainers",
-        "",
-        "`make check-trainers ARGS=--publish` writes this page. Each trainer is installed in an environment of its",
-        "own, with the wheel of `dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over eight bundled",
-        f"pages (`samples/labels`, {expected['labels']} labels), in one pass of eight pages and in four of two. The",
-        f"equation, page by page, gives a vision loss of {expected['vision_loss']:.6f}.",
-        "",
-        "| trainer | versions | passes | vision loss | loss | gradient norm |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, one in found.items():
+    method = (
+        "`make check-trainers ARGS=--publish` writes this page. Each trainer has an environment of its own, with "
+        "`dvsft-visionloss`. A tiny random Qwen3-VL takes one optimizer step over the eight bundled pages, in one pass "
+        "of eight pages and in four of two. The equation, page by page, gives a vision loss of "
+        f"{expected['vision_loss']:.6f} over {expected['labels']} labels."
+    )
+    outcome = (
+        "The vision loss does not depend on the passes. The loss does where a trainer averages the text losses of "
+        "passes, so that an answer counts more in a pass of short ones."
+    )
+    figures = ("vision_loss", "loss", "grad_norm")
+    lines = ["| trainer | versions | passes | vision loss | loss | gradient norm |", "|---|---|---|---|---|---|"]
+    for name, one in sorted(found.items()):
         shown = ", ".join(f"{package} {version}" for package, version in one["versions"].items())
         for passes, run in one["runs"].items():
-            figures = " | ".join(f"{run[figure]:.6f}" for figure in ("vision_loss", "loss", "grad_norm"))
-            lines.append(f"| {name} | {shown} | {passes} | {figures} |")
-    lines += [
-        "",
-        "The vision loss does not depend on the passes. The loss does where a trainer averages the mean text losses of",
-        "the passes, so that a short answer counts more in a pass of short ones.",
-        "",
-    ]
-    return "\n".join(lines)
+            cells = " | ".join(f"{run[figure]:.6f}" for figure in figures)
+            lines.append(f"| {name} | {shown} | {passes} | {cells} |")
+    paragraphs = ["# Other trainers", textwrap.fill(method, 118), "\n".join(lines), textwrap.fill(outcome, 118)]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 if __name__ == "__main__":

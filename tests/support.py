@@ -118,7 +118,9 @@ def assert_nothing_ran(opened: Any) -> None:
 
 
 def scrolls_sideways(opened: Any) -> bool:
-    width, screen = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    width, screen = opened.execute_script(
+        "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    )
     return bool(width > screen)
 
 

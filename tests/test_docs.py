@@ -78,3 +78,16 @@ def test_the_readme_prints_what_the_sample_gives():
 def test_every_target_is_explained():
     explained = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert explained == targets()
+
+
+@pytest.mark.parametrize(
+    ("page", "program"),
+    [
+        ("trl", "examples/trl_sft.py"),
+        ("transformers", "examples/transformers_trainer.py"),
+        ("ms-swift", "benchmarks/trainers.py"),
+    ],
+)
+def test_the_pages_on_trainers_show_what_is_run(page, program):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/how-to/trainers/{page}.md").read_text(), re.DOTALL)
+    assert blocks and all(block in (ROOT / program).read_text() for block in blocks)

@@ -13,7 +13,7 @@ from dvsft.evaluator.probe.model import features_of, switch_off_attention
 from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.layout import FAMILIES, Layout, LayoutError, View
+from dvsft.patchlabels.layout import FAMILIES, Layout, LayoutError, LayoutSpec, View
 
 MODELS = {tiny.name: tiny for tiny in TINY}
 FIRST = {tiny.open_processor()[1].family: tiny for tiny in reversed(TINY)}  # one model of each family
@@ -31,7 +31,6 @@ def opened(name: str):
     [
         ("Qwen3-VL", (431, 389)),
         ("HunYuan-VL", (300, 700)),
-        ("Gemma-3, pan and scan", (300, 700)),
         ("InternVL", (900, 450)),
         ("Ovis2", (600, 900)),
         ("LLaVA-NeXT", (500, 300)),
@@ -52,6 +51,54 @@ def test_token_counts_equal_those_of_the_library(family):
     found = counts.compare(FIRST[family], 12, seed=1)
     assert not found.differing
     assert found.sizes > found.refused
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_shard_that_stores_family_and_fields_has_the_whole_layout(family):
+    spec = FIRST[family].open_processor()[1]
+    stored = LayoutSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+    assert stored == spec
+    for size in ((850, 1100), (1900, 600), (333, 334)):
+        ours, theirs = spec.fit(*size), stored.fit(*size)
+        assert np.array_equal(ours.rects(), theirs.rects(), equal_nan=True)
+        for _, token in ours.places(size[0] / 3, size[1] / 3):
+            x0, y0, x1, y1 = ours.rects()[token]
+            assert x0 < size[0] / 3 <= x1 and y0 < size[1] / 3 <= y1
+
+
+def test_a_word_is_seen_by_one_tile_and_the_thumbnail():
+    spec = FIRST["internvl"].open_processor()[1]
+    found = spec.fit(900, 450)
+    draw = np.random.default_rng(0)
+    for x, y in draw.uniform((1, 1), (900, 450), (200, 2)).round():
+        assert [view.thumbnail for view, _ in found.places(x, y)] == [False, True]
+    assert [view.thumbnail for view, _ in found.places(450, 225)] == [False, True], "on the edge of four tiles"
+
+
+def test_llava_does_not_see_the_ends_of_a_long_page():
+    found = MODELS["LLaVA-1.5"].open_processor()[1].fit(500, 1000)
+    assert found.tokens_at(250, 500) and not found.tokens_at(250, 240) and not found.tokens_at(250, 760)
+
+
+def test_words_are_as_high_for_a_thumbnail_as_its_scale_says():
+    plain, crops = (MODELS[name].open_processor()[1].fit(1000, 2000) for name in ("Gemma-3", "Gemma-3, pan and scan"))
+    assert plain.views[0].scale == crops.views[0].scale == (896 / 1000, 896 / 2000)
+    assert crops.views[0].thumbnail and not plain.views[0].thumbnail
+    assert crops.views[1].scale == (896 / 1000, 896 / 1000)
+    assert crops.rects()[256].tolist() == [0, 0, 62.5, 62.5]
+    assert crops.rects()[-1].tolist() == [
+        937.5,
+        1937.5,
+        1000,
+        2000,
+    ]
+
+
+def test_calls_of_processors_get_what_they_would_ignore_in_their_files():
+    specs = {name: MODELS[name].open_processor()[1] for name in ("Gemma-3, pan and scan", "InternVL", "Qwen3-VL")}
+    assert specs["Gemma-3, pan and scan"].images_kwargs["do_pan_and_scan"] is True
+    assert specs["InternVL"].images_kwargs == {"crop_to_patches": True}
+    assert specs["Qwen3-VL"].images_kwargs == {}
 
 
 def test_every_family_has_a_model_and_a_count():

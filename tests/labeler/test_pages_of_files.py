@@ -11,15 +11,17 @@ import pytest
 from pdfs import encrypted_pdf, text_pdf
 from PIL import Image
 from pypdfium2 import raw
-from support import draw_page, encode, read_all, rejects, run_files
+from support import SAMPLES, draw_page, encode, read_all, rejects, run_files
 
 from dvsft.labeler import files, pdf
-from dvsft.labeler.config import Source
+from dvsft.labeler.config import Model, Ocr, Render, Source
+from dvsft.labeler.labels.assign import Policy
+from dvsft.labeler.labels.processor import open_processor
 from dvsft.labeler.page import Page, Reject, Unusable
 from dvsft.labeler.runs import child, stats
 from dvsft.labeler.runs.attempts import Attempt
 from dvsft.labeler.runs.plan import Shard
-from dvsft.labeler.runs.shard import Item, Kept
+from dvsft.labeler.runs.shard import Item, Kept, PageLabeler
 from dvsft.labeler.scans import Scan, scans_of
 from dvsft.labeler.sources.folder import root
 from dvsft.labeler.sources.read import read_source
@@ -117,10 +119,11 @@ def test_a_text_layer_serves_as_words_where_asked_and_a_page_without_one_is_read
     assert rows["scan.pdf"]["width"] == 160, "dpi"
 
 
-def test_a_glyph_that_stands_for_no_character_costs_its_word_alone(monkeypatch):
+@pytest.mark.parametrize("code", [0xFFFE, 0xD83D])
+def test_a_glyph_that_stands_for_no_character_costs_its_word_alone(monkeypatch, code):
     data = text_pdf("Total 42")
     real = raw.FPDFText_GetUnicode
-    monkeypatch.setattr(raw, "FPDFText_GetUnicode", lambda text, index: 0xFFFE if index == 1 else real(text, index))
+    monkeypatch.setattr(raw, "FPDFText_GetUnicode", lambda text, index: code if index == 1 else real(text, index))
     words, unreadable = pdf.text_words(data, 0, (320, 96))
     assert [word.text for word in words] == ["42"] and unreadable == 1
 
@@ -203,9 +206,17 @@ def test_a_file_that_ends_the_process_that_opens_it_is_a_reject(monkeypatch):
     assert (reject.page_id, reject.reason) == ("x.pdf", "killed_worker") and "SIGSEGV" in reject.message
 
 
-def test_a_child_gets_and_gives_no_bytes_of_files(tmp_path):
-    light = child._without_data(scans_of(Page("x"), tiff("a", "b"))[1])
-    assert light.data == b"" and light.frame == 1
+def test_a_child_labels_the_pages_of_a_file_as_this_process_does_without_bytes_on_the_way(tmp_path):
+    word = json.dumps({"text": "a", "box": [1, 1, 9, 9]})
+    pages = folder_of(tmp_path / "pages", a__tif=tiff("a", "b", "c"), a__jsonl=f'{word}\n{{"page": 2}}'.encode())
+    source = Source(kind="words", path=str(pages), format="jsonl")
+    processor = open_processor(str(SAMPLES / "processor"), Model(processor="x"))
+    labeler = PageLabeler(source, Ocr(), Render(), processor, Policy(3, 3.0, False))
+    planned = [page for page in read_source(source) if isinstance(page, Page)]
+    alone = list(child.each_alone(labeler, planned, Kept(1)))
+    assert [getattr(item, "data", b"") for item, _ in alone] == [b"", b""]
+    assert [results for _, results in alone] == [labeler(item) for item in labeler.items(planned[0])[1:]]
+    assert [type(result) for _, (result,) in alone] == [dict, Reject]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from support import SPECS, spec_of
 from dvsft.labeler.config import FONTS
 from dvsft.labeler.labels.assign import Policy, Tokens, assign
 from dvsft.labeler.labels.fonts import Fonts
-from dvsft.labeler.labels.render import GAP, contrast, pick_colors, render_page, undrawn_answer
+from dvsft.labeler.labels.render import contrast, pick_colors, render_page, undrawn_answer
+from dvsft.labeler.labels.tiles import GAP
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
 from dvsft.patchlabels.grid import GridSpec
@@ -189,6 +190,11 @@ def test_a_longer_text_gets_more_tiles():
     assert [(page.width, page.height) for page in pages] == [(448, 448), (1344, 448)]
     with pytest.raises(Unusable, match="largest page"):
         render(TEXT * 60, spec=spec_of("internvl"))
+
+
+def test_no_page_is_drawn_whose_ends_the_model_crops():
+    with pytest.raises(Unusable, match="largest page"):
+        render(TEXT, spec=spec_of("llava"))  # would fit on 672 x 336 px, of which it sees the middle
 
 
 def test_low_patches_get_lines_of_several():

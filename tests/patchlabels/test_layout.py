@@ -144,6 +144,13 @@ def test_unknown_processors_are_refused_with_the_known_ones():
         LayoutSpec.from_dict({"family": "new", "fields": {}})
 
 
+def test_processors_of_several_kinds_of_model_need_the_model_type():
+    files = {"preprocessor_config.json": {"image_processor_type": "CLIPImageProcessor"}}
+    for config, found in (({}, "None"), ({"model_type": "clip"}, "clip")):
+        with pytest.raises(LayoutError, match=f"CLIPImageProcessor with model_type {found} in config.json"):
+            layout(files, config, 100, 100)
+
+
 def test_folders_without_an_image_processor_are_refused(tmp_path):
     with pytest.raises(LayoutError, match="preprocessor_config"):
         read_files(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dvsft.visionloss.forward import VisionForward
-from dvsft.visionloss.loss import IGNORE, visual_token_loss
+from dvsft.visionloss.loss import IGNORE, text_token_loss, visual_token_loss
 
 VOCABULARY, WIDTH = 50, 8
 
@@ -136,9 +136,17 @@ def test_under_autocast_the_head_is_met_in_its_type_and_gradients_keep_theirs(ba
     found = forward.take().loss
     found.backward()
     torch.testing.assert_close(found, want, rtol=1e-2, atol=0)
-    assert found != want, "not in bfloat16"
     for parameter, grad in zip(model.parameters(), grads, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=0.05, atol=0.02)
+
+
+def test_under_autocast_logits_are_those_that_the_head_would_make():
+    torch.manual_seed(0)
+    head, hidden, labels = nn.Linear(WIDTH, VOCABULARY, bias=False), torch.randn(64, WIDTH), torch.arange(64) % 50
+    with torch.autocast("cpu", torch.bfloat16):
+        found = text_token_loss(hidden, head, labels)
+        logits = head(hidden)
+    torch.testing.assert_close(found, nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
 
 
 def test_the_copy_of_a_head_that_peft_trains_as_a_whole_is_the_head(batch):

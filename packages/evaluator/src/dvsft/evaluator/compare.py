@@ -12,7 +12,7 @@ import numpy as np
 
 from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
 from dvsft.evaluator.records import Score
-from dvsft.evaluator.score import Judged
+from dvsft.evaluator.score import Judged, Summary
 
 AVERAGE = "average"
 
@@ -38,9 +38,9 @@ class Run:
         return score.judge_run(self.path, self.scorer_set)
 
     @cached_property
-    def scores(self) -> dict[str, dict[str, Any]]:
-        """Figures by benchmark."""
-        return {name: judged.figures for name, judged in self.judged.items()}
+    def summaries(self) -> dict[str, Summary]:
+        """Every benchmark's one figure."""
+        return {name: judged.figures.headline for name, judged in self.judged.items()}
 
     @cached_property
     def items(self) -> dict[str, dict[str, Score]]:
@@ -112,14 +112,11 @@ def _paper_row(figures: Sequence[float]) -> list[Cell]:
 
 def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[Cell]:
     """A run's cells, with standard errors and the difference to the first run."""
-    row = table_row({name: result.get("score") for name, result in run.scores.items()})
+    row = table_row({name: summary.score for name, summary in run.summaries.items()})
     return [
-        replace(
-            cell,
-            stderr=run.scores.get(cell.benchmark, {}).get("stderr"),
-            n=run.scores.get(cell.benchmark, {}).get("n"),
-            difference=differences.get(cell.benchmark, {}).get(run.name),
-        )
+        replace(cell, stderr=summary.stderr, n=summary.n, difference=differences.get(cell.benchmark, {}).get(run.name))
+        if (summary := run.summaries.get(cell.benchmark))
+        else cell
         for cell in row
     ]
 

@@ -75,13 +75,13 @@ def point(run: Run, scores: dict[str, float]) -> Point:
 
 def averages(run: Run) -> dict[str, float]:
     """The two averages of Table 2, where all their benchmarks are there."""
-    found = {name: result.get("score") for name, result in run.scores.items()}
+    found = {name: summary.score for name, summary in run.summaries.items()}
     groups = {"In domain": paper.IN_DOMAIN, "Out of domain": paper.OUT_OF_DOMAIN}
     return {title: value for title, group in groups.items() if (value := compare.average(found, group)) is not None}
 
 
 def scores(run: Run) -> dict[str, float]:
-    found = {name: result["score"] for name, result in run.scores.items() if result.get("score") is not None}
+    found = {name: summary.score for name, summary in run.summaries.items() if summary.score is not None}
     return {panel(run.judged[name].benchmark): score for name, score in found.items()}
 
 
@@ -99,10 +99,11 @@ def alignment(run: Run) -> dict[str, float]:
 def resolutions(run: Run) -> list[Point]:
     """A point per scale at which pages were shown, of the benchmarks whose groups are scales."""
     found: dict[float, dict[str, float]] = {}
-    for benchmark in (judged.benchmark for judged in run.judged.values()):
+    for judged in run.judged.values():
+        benchmark, groups = judged.benchmark, judged.figures.groups or {}
         if benchmark.scale_of:
-            for group, metrics in run.scores[benchmark.name]["groups"].items():
-                score = metrics[benchmark.metrics[0].name]["score"]
-                found.setdefault(benchmark.scale_of(group), {})[panel(benchmark)] = score
+            for group, metrics in groups.items():
+                if (score := metrics[benchmark.metrics[0].name].score) is not None:
+                    found.setdefault(benchmark.scale_of(group), {})[panel(benchmark)] = score
     tags = point(run, {}).tags
     return [Point({**tags, SCALE: scale}, scores) for scale, scores in sorted(found.items())]

@@ -55,7 +55,7 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "paper_official": paper.OFFICIAL,
         "notes": [*paper.NOTES, *incomplete(runs), *not_compared(runs)],
         "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
-        "scores": {run.name: run.scores for run in runs},
+        "scores": {run.name: {name: judged.to_json() for name, judged in run.judged.items()} for run in runs},
         "differences": {
             name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()
         },
@@ -77,13 +77,13 @@ def incomplete(runs: Sequence[Run]) -> list[str]:
     """A sentence for every benchmark of a run with samples that are missing, failed or skipped."""
     notes = []
     for run in runs:
-        for name, result in run.scores.items():
+        for name, judged in run.judged.items():
             if run.settings.get("limit"):
                 notes.append(f"{run.name}, {name}: only the first {run.settings['limit']} samples were asked for.")
-            if result.get("missing"):
-                notes.append(f"{run.name}, {name}: {result['missing']} samples have no prediction yet.")
-            for kind in ("failed", "skipped"):
-                counts = ", ".join(f"{count} {reason}" for reason, count in result.get(kind, {}).items())
+            if judged.missing:
+                notes.append(f"{run.name}, {name}: {judged.missing} samples have no prediction yet.")
+            for kind, found in {"failed": judged.figures.failed, "skipped": judged.skipped}.items():
+                counts = ", ".join(f"{count} {reason}" for reason, count in found.items())
                 wrong = " (counted as wrong)" if kind == "failed" else ""
                 notes += [f"{run.name}, {name}: {kind} {counts}{wrong}."] if counts else []
     return notes

@@ -7,8 +7,8 @@ counts them by reason.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,50 @@ def judge_one(benchmark: Benchmark, prediction: Prediction, scorer_set: str = "o
 
 
 @dataclass(frozen=True)
+class Summary:
+    """One metric over some samples."""
+
+    n: int
+    """Samples that count: those of weight 0 do not."""
+    images: int
+    score: float | None
+    """In percent; None of no sample."""
+    stderr: float | None
+    """Standard error of the score, in percent."""
+
+
+NOTHING = Summary(0, 0, None, None)
+Parts = Mapping[str, Mapping[str, Summary]]
+"""Part of a benchmark -> metric -> its summary."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the predictions of one benchmark come to."""
+
+    benchmark: str
+    scorer_set: str
+    failed: Mapping[str, int]
+    """Predictions that failed, by reason."""
+    metrics: Mapping[str, Summary]
+    """The first is the benchmark's one figure."""
+    groups: Parts | None
+    categories: Parts | None
+    official: Mapping[str, Any]
+    """The publisher's further figures."""
+
+    @property
+    def headline(self) -> Summary:
+        return next(iter(self.metrics.values()), NOTHING)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `dvsft score` prints them: the one figure and the publisher's stand beside the parts."""
+        parts = {name: value for name, value in asdict(self).items() if value is not None}
+        main = {"metric": next(iter(self.metrics)), **asdict(self.headline)} if self.metrics else {}
+        return {**parts, **main, **self.official, "official": list(self.official)}
+
+
+@dataclass(frozen=True)
 class Judged:
     """One benchmark of a run folder."""
 
@@ -53,10 +97,11 @@ class Judged:
     scorer_set: str = "official"
 
     @cached_property
-    def figures(self) -> dict[str, Any]:
-        """See `figures`."""
-        found = figures(self.benchmark, list(self.scores.values()), self.scorer_set)
-        return found | {"skipped": dict(self.skipped), "missing": self.missing}
+    def figures(self) -> Figures:
+        return figures(self.benchmark, list(self.scores.values()), self.scorer_set)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.figures.to_json() | {"skipped": dict(self.skipped), "missing": self.missing}
 
 
 def judge_run(run: Path, scorer_set: str = "official") -> dict[str, Judged]:
@@ -92,8 +137,8 @@ def weights(benchmark: Benchmark, scores: Sequence[Score]) -> np.ndarray:
     return np.array([1 / (len(headline) * sizes[score.group]) if score.group in headline else 0.0 for score in scores])
 
 
-def summary(scores: Sequence[Score], metric: str, weight: np.ndarray | None = None) -> dict[str, float | int | None]:
-    """n, images, score and its standard error, both in percent.
+def summary(scores: Sequence[Score], metric: str, weight: np.ndarray | None = None) -> Summary:
+    """One metric of some scores.
 
     With weights (n,), scores of weight 0 are left out, and groups are strata of the standard error.
     """
@@ -102,44 +147,34 @@ def summary(scores: Sequence[Score], metric: str, weight: np.ndarray | None = No
         weight = weight[weight > 0]
     n = len(scores)
     if not n:
-        return {"n": 0, "images": 0, "score": None, "stderr": None}
+        return NOTHING
     values = np.array([score.values[metric] for score in scores])
     strata = [score.group if weight is not None else "" for score in scores]
     images = [score.image for score in scores]
     weight = np.full(n, 1 / n) if weight is None else weight
     error = stats.clustered_standard_error(values, weight, strata, images)
-    mean = float(weight @ values)
-    return {"n": n, "images": len(set(images)), "score": 100 * mean, "stderr": 100 * error}
+    return Summary(n, len(set(images)), 100 * float(weight @ values), 100 * error)
 
 
 def score(benchmark: Benchmark, predictions: Sequence[Prediction], scorer_set: str = "official") -> dict[str, Any]:
-    """The figures of a benchmark's predictions; those without references are left out."""
-    return figures(benchmark, judge(benchmark, predictions, scorer_set), scorer_set)
+    """The figures of a benchmark's predictions, as JSON; those without references are left out."""
+    return figures(benchmark, judge(benchmark, predictions, scorer_set), scorer_set).to_json()
 
 
-def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "official") -> dict[str, Any]:
-    """A benchmark's figures, as JSON-able values, in percent.
-
-    `official` names the publisher's further figures among them.
-    """
+def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "official") -> Figures:
     weight = weights(benchmark, scores) if benchmark.headline else None
-    result: dict[str, Any] = {
-        "benchmark": benchmark.name,
-        "scorer_set": scorer_set,
-        "failed": dict(Counter(score.prediction.reason for score in scores if score.prediction.error)),
-        "metrics": {metric.name: summary(scores, metric.name, weight) for metric in benchmark.metrics},
-    }
-    if benchmark.metrics:
-        result |= {"metric": benchmark.metrics[0].name} | result["metrics"][benchmark.metrics[0].name]
-    if benchmark.grouped:
-        result["groups"] = parts(benchmark, scores, lambda group: group)
-    if benchmark.category:
-        result["categories"] = parts(benchmark, scores, benchmark.category)
-    official = benchmark.figures(scores)
-    return result | official | {"official": list(official)}
+    return Figures(
+        benchmark=benchmark.name,
+        scorer_set=scorer_set,
+        failed=dict(Counter(score.prediction.reason for score in scores if score.prediction.error)),
+        metrics={metric.name: summary(scores, metric.name, weight) for metric in benchmark.metrics},
+        groups=parts(benchmark, scores, lambda group: group) if benchmark.grouped else None,
+        categories=parts(benchmark, scores, benchmark.category) if benchmark.category else None,
+        official=benchmark.figures(scores),
+    )
 
 
-def parts(benchmark: Benchmark, scores: Sequence[Score], part: Callable[[str], str]) -> dict[str, dict[str, Any]]:
+def parts(benchmark: Benchmark, scores: Sequence[Score], part: Callable[[str], str]) -> Parts:
     """The summaries of a benchmark's metrics over the groups that `part` gives the same name."""
     members: dict[str, list[Score]] = defaultdict(list)
     for score in scores:
@@ -151,14 +186,14 @@ def parts(benchmark: Benchmark, scores: Sequence[Score], part: Callable[[str], s
 
 
 def score_file(name: str, path: Path, scorer_set: str = "official") -> dict[str, Any]:
-    """Figures of a JSONL file of id, prediction, references."""
+    """Figures, as JSON, of a JSONL file of id, prediction, references."""
     found, skipped = read([path])
     return score(benchmarks.get(name), found, scorer_set) | {"skipped": dict(skipped)}
 
 
 def score_run(run: Path, scorer_set: str = "official") -> dict[str, dict[str, Any]]:
-    """Figures of all benchmarks of a run folder; `missing` counts the samples without a line."""
-    return {name: judged.figures for name, judged in judge_run(run, scorer_set).items()}
+    """Figures, as JSON, of all benchmarks of a run folder; `missing` counts the samples without a line."""
+    return {name: judged.to_json() for name, judged in judge_run(run, scorer_set).items()}
 
 
 def disagreements(

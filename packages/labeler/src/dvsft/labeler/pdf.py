@@ -25,7 +25,7 @@ FINE = 64
 
 HYPHEN = 2
 """What PDFium makes of a hyphen at the end of a line."""
-NO_CHARACTER = (0, 0xFFFD, 0xFFFE, 0xFFFF)
+NO_CHARACTER = (0, 0xFFFD, 0xFFFE, 0xFFFF)  # and halves of characters
 
 _ONE_AT_A_TIME = threading.Lock()
 """PDFium may not be called from two threads at once, not even for two documents."""
@@ -88,7 +88,7 @@ def _word(page: Any, text: Any, run: list[int], size: tuple[int, int]) -> Word |
     boxes = [box for index in run if (box := _glyph_box(page, text, index, size))]
     if not boxes:
         return None
-    known = not any(code in NO_CHARACTER for code in codes)
+    known = not any(code in NO_CHARACTER or 0xD800 <= code < 0xE000 for code in codes)
     content = "".join("-" if code == HYPHEN else chr(code) for code in codes) if known else ""
     x0, y0, x1, y1 = zip(*boxes, strict=True)
     return Word(content, (min(x0), min(y0), max(x1), max(y1)), 1.0)

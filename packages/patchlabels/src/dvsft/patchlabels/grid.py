@@ -97,14 +97,6 @@ class GridSpec:
     def to_dict(self) -> dict[str, int]:
         return asdict(self)
 
-    @classmethod
-    def from_layout(cls, spec: LayoutSpec) -> GridSpec:
-        """Raises GridError for a family whose layout is no grid within pixel limits."""
-        if spec.family != "qwen_vl":
-            raise GridError(f"found a layout of the family {spec.family}, expected qwen_vl")
-        fields = spec.fields
-        return cls(fields["patch_size"], fields["merge_size"], fields["min_pixels"], fields["max_pixels"])
-
     def layout_spec(self) -> LayoutSpec:
         """The same grid for code that works with layouts of any family."""
         return LayoutSpec.from_grid(self.to_dict())

@@ -26,14 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train by LLaMA-Factory's configuration; what is left of the arguments goes to LLaMA-Factory."""
     parser = argparse.ArgumentParser(prog="python -m dvsft.visionloss.llamafactory", description=(__doc__ or "")[:79])
     parser.add_argument("config", type=Path, help="LLaMA-Factory's configuration, YAML or JSON, stage: sft")
-    parser.add_argument("--labels", type=Path, required=True, help="folder of label shards")
+    parser.add_argument("--labels", required=True, help="folder or address of label shards")
     parser.add_argument("--weight", type=float, default=2e-3, help="of the vision loss")
     parser.add_argument("--beta", type=float, default=0.3, help="share of a target that other labels of the image get")
     options, rest = parser.parse_known_args(arguments)
-    for path in (options.config, options.labels):
-        if not path.exists():
-            print(f"error: found no {path}, expected a configuration and a folder of label shards", file=sys.stderr)
-            return 2
+    if not options.config.is_file():
+        print(f"error: found no file {options.config}, expected LLaMA-Factory's configuration", file=sys.stderr)
+        return 2
     replace_trainer(labels=options.labels, weight=options.weight, beta=options.beta)
     sys.argv = [sys.argv[0], str(options.config), *rest]  # where LLaMA-Factory reads them
     from llamafactory.train.tuner import run_exp

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvsft.patchlabels import rows
+from dvsft.patchlabels import rows, shards
 from dvsft.visionloss.collator import COLUMNS, Marks, read_columns
 
 
@@ -19,9 +19,9 @@ class Shards:
     file that the example's `images` or `image` names or holds: they must be those of the row's `image`."""
 
     def __init__(self, folder: str | Path, processing_class: Any = None):
-        """Reads the labels of all Parquet files below the folder. Raises ValueError where there are none, or where
-        they were made for another tokenizer than that of `processing_class`."""
-        files = sorted(Path(folder).rglob("*.parquet"))
+        """Reads the labels of all Parquet files below a folder, or below an address that fsspec knows. Raises
+        ValueError where there are none, or where they were made for another tokenizer than `processing_class` has."""
+        files = shards.find(str(folder))
         if not files:
             raise ValueError(
                 f"found no label shard (*.parquet) in {folder}, expected the labels folder of a labeling run"
@@ -62,7 +62,7 @@ class Shards:
         return known
 
 
-def _require_tokenizer(file: Path, processing_class: Any) -> None:
+def _require_tokenizer(file: str, processing_class: Any) -> None:
     """Only a tokenizer that was loaded from a folder can be compared with that of the labels."""
     folder = Path(getattr(getattr(processing_class, "tokenizer", processing_class), "name_or_path", None) or "")
     if not (folder / "tokenizer.json").is_file():

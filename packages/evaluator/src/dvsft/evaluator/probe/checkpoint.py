@@ -63,8 +63,6 @@ def shrink(config: PreTrainedConfig) -> None:
     for name in EMPTY:
         if getattr(config, name, None):
             setattr(config, name, [])
-    if "vision" in config.model_type and hasattr(config, "intermediate_size"):
-        config.intermediate_size = 64
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:1]
     for part in config.sub_configs:

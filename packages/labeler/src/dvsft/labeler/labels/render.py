@@ -12,23 +12,21 @@ from __future__ import annotations
 import io
 import math
 import random
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dvsft.labeler.labels.canvas import Canvas, Place, canvas_of
-from dvsft.labeler.labels.fonts import JOINERS, Fonts, font_file, is_rtl, needs_shaping, package_for, runs_from_left
+from dvsft.labeler.labels.fonts import JOINERS, Fonts, is_rtl, package_for, runs_from_left
+from dvsft.labeler.labels.tiles import Tile, draw_tile
 from dvsft.labeler.labels.units import SPACELESS
 from dvsft.labeler.page import Unusable
 from dvsft.labeler.word import Word
 from dvsft.patchlabels.layout import LayoutSpec
 
-GAP = 8  # px of ground after a word, so that neighbors never run together
 ASPECTS = (1.0, 1.8)  # width over height of a page
 CONTRAST = 4.5  # WCAG 2.2, success criterion 1.4.3
 INVISIBLE: dict[int, None] = dict.fromkeys(  # soft hyphen, joiners, direction marks, a glyph's variants: no picture
@@ -53,20 +51,6 @@ class Rendered:
     no_glyph: int
 
 
-@dataclass(frozen=True)
-class Tile:
-    """coverage: (side, width) uint8, a word up to the right edge of its ink. left, top, bottom: edges of its ink. ends:
-    px from the left to the right edge of each character; None where the font draws other characters than the word has.
-    room: px that the word takes of its line."""
-
-    coverage: np.ndarray
-    left: int
-    top: int
-    bottom: int
-    ends: tuple[float, ...] | None
-    room: int
-
-
 def render_page(
     text: str,
     spec: LayoutSpec,
@@ -87,14 +71,14 @@ def render_page(
     order = fonts.in_order(rng.randrange(len(fonts.first)))
     size, aspect = rng.randint(font_sizes[0], font_sizes[1]), rng.uniform(*ASPECTS)
     ink, ground = pick_colors(rng)
-    words = split(visible_words(text, fonts))
+    words = [unit for word in visible_words(text, fonts) for unit in _units(word, fonts, order, split)]
     pages = canvas_of(spec)
     _require_short(words, pages)
     side = pages.cell * pages.line
     drawable = [
         (word, font)
         for word in words
-        if (font := fonts.font_for(word, order)) and _tile(font, size, pages.cell, side, word)
+        if (font := fonts.font_for(word, order)) and draw_tile(font, size, pages.cell, side, word)
     ]
     if not drawable:
         raise Unusable("render", "no_glyph", _not_drawn(words))
@@ -125,7 +109,7 @@ def _largest_that_fits(
     """The tiles of (word, font) pairs, and their places, at the first of `sizes` that fits. Raises Unusable."""
     side = pages.cell * pages.line
     for size in sizes:
-        tiles = [tile for word, font in words if (tile := _tile(font, size, pages.cell, side, word))]
+        tiles = [tile for word, font in words if (tile := draw_tile(font, size, pages.cell, side, word))]
         place = pages.lay_out([tile.room for tile in tiles], aspect)
         if place is not None:
             return tiles, place
@@ -162,10 +146,18 @@ def visible_words(text: str, fonts: Fonts = PACKAGED) -> list[str]:
     return [word for word in text.translate(invisible).split() if set(word) - JOINERS]
 
 
+def _units(word: str, fonts: Fonts, order: Sequence[str], split: Split) -> Sequence[str]:
+    """The units of a word; the whole word if it is lost anyway, so that no comma of it is drawn alone."""
+    run = SPACELESS.findall(word)
+    return [word] if run and not any(fonts.font_for(character, order) for character in run) else split([word])
+
+
 def undrawn_answer(text: str, answer: str, fonts: Fonts, split: Split = list) -> bool:
     """Whether `answer` is a part of `text`, but not of what the picture of that text shows."""
     words, order = visible_words(text, fonts), fonts.in_order(0)
-    drawn = ["".join(unit for unit in split([word]) if fonts.font_for(unit, order)) for word in words]
+    drawn = [
+        "".join(unit for unit in _units(word, fonts, order, split) if fonts.font_for(unit, order)) for word in words
+    ]
     if drawn == words:
         return False
     wanted = " ".join(visible_words(answer, fonts))
@@ -209,77 +201,3 @@ def _encode(canvas: np.ndarray, ink: Color, ground: Color) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
-
-
-@lru_cache
-def _load_font(font: str, size: int, side: int, shaped: bool) -> tuple[ImageFont.FreeTypeFont, int]:
-    """A font at the largest size up to `size` px whose lines fit in `side` px, and the y of its base line."""
-    engine = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
-    while True:
-        with font_file(font) as (path, number):
-            loaded = ImageFont.truetype(path, size, index=number, layout_engine=engine)
-        ascent, descent = loaded.getmetrics()
-        if ascent + descent <= side:
-            return loaded, (side - ascent - descent) // 2 + ascent
-        size -= 1
-
-
-def _tile(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
-    """A word's ink on one line of cells; None if its glyphs have none. Long words are rare and not kept."""
-    draw = _kept_tile if len(word) <= 40 else _draw_tile
-    return draw(font, size, cell, side, word)
-
-
-def _draw_tile(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
-    return (_draw_cells if all(map(is_wide, word)) else _draw_word)(font, size, cell, side, word)
-
-
-def is_wide(character: str) -> bool:
-    """Whether a character is as wide as high, as those of Chinese and Japanese are. Korean is written in words."""
-    return unicodedata.east_asian_width(character) in "WF" and bool(SPACELESS.match(character))
-
-
-def _draw_word(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
-    text, shaped = unicodedata.normalize("NFC", word), needs_shaping(word)
-    while True:
-        loaded, base = _load_font(font, size, side, shaped)
-        left, top, right, bottom = loaded.getbbox(text, anchor="ls")
-        if base + top >= 0 and base + bottom <= side:
-            break
-        size -= 1  # a letter with two marks can be higher than its font says
-    tile = Image.new("L", (math.ceil(right - left) + 2, side))
-    ImageDraw.Draw(tile).text((1 - left, base), text, fill=255, font=loaded, anchor="ls")
-    coverage = np.asarray(tile)
-    inked = np.flatnonzero(coverage.any(axis=0))
-    if not len(inked):
-        return None
-    cut = np.ascontiguousarray(coverage[:, inked[0] : inked[-1] + 1])
-    lengths = [1 - left - inked[0] + loaded.getlength(text[: end + 1]) for end in range(len(text))]
-    ends = (*(min(max(0.0, float(x)), cut.shape[1]) for x in lengths[:-1]), float(cut.shape[1]))
-    return _cut(cut, ends if text == word and not shaped else None, cut.shape[1] + GAP)
-
-
-def _draw_cells(font: str, size: int, cell: int, side: int, word: str) -> Tile | None:
-    """Each character in the middle of a cell of its own; of several cells where one is smaller than the character."""
-    loaded, base = _load_font(font, size, side, shaped=False)
-    text = unicodedata.normalize("NFC", word)
-    pitch = math.ceil(max(loaded.getlength(character) for character in text) / cell) * cell
-    tile = Image.new("L", (pitch * len(text), side))
-    for number, character in enumerate(text):
-        x = number * pitch + (pitch - loaded.getlength(character)) / 2
-        ImageDraw.Draw(tile).text((round(x), base), character, fill=255, font=loaded, anchor="ls")
-    coverage = np.asarray(tile)
-    inked = np.flatnonzero(coverage.any(axis=0))
-    if not len(inked):
-        return None
-    edges = [float(pitch * (number + 1)) for number in range(len(text) - 1)]
-    ends = (*edges, float(inked[-1] + 1)) if text == word else None
-    return _cut(np.ascontiguousarray(coverage[:, : inked[-1] + 1]), ends, pitch * len(text))
-
-
-def _cut(coverage: np.ndarray, ends: tuple[float, ...] | None, room: int) -> Tile:
-    cols, rows = np.flatnonzero(coverage.any(axis=0)), np.flatnonzero(coverage.any(axis=1))
-    return Tile(coverage, int(cols[0]), int(rows[0]), int(rows[-1]) + 1, ends, room)
-
-
-_kept_tile = lru_cache(maxsize=20_000)(_draw_tile)

@@ -36,6 +36,7 @@ def word(text: Any, box: Box, confidence: Any = None) -> Iterator[Word]:
     """
     if not isinstance(text, str) or not all(map(math.isfinite, box)):
         raise ValueError(f"found text {text!r} in box {box}, expected a string and numbers")
+    text.encode()  # JSON can hold half a character, which no file can be written with
     sure = 1.0 if confidence is None else min(1.0, max(0.0, float(confidence)))
     x0, y0, x1, y1 = box
     at, width = 0, (x1 - x0) / max(1, len(text))
