@@ -219,8 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def start_workers(count: int, log: Path) -> ProcessPoolExecutor:
     """Processes that say all they say to a file. Not multiprocessing's Pool, whose workers may have no workers of
-    their own to prepare batches."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start_worker, (log,))
+    their own to prepare batches. Without a GPU they fork from one that has imported torch; CUDA survives no fork."""
+    on_cpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    context = multiprocessing.get_context("forkserver" if on_cpu else "spawn")
+    if on_cpu:
+        context.set_forkserver_preload(["dvsft.trainer.train", "dvsft.evaluator.lens", "dvsft.evaluator.predict"])
+    return ProcessPoolExecutor(count, context, start_worker, (log,))
 
 
 def machine() -> dict[str, Any]:

@@ -14,7 +14,6 @@ from typing import Any
 import flink
 import jars
 import pytest
-import s3
 from support import ROOT, SAMPLES, draw_page, encode, rejects, run_files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -26,10 +25,9 @@ def command(config: Path, out: Path | str, *flags: str) -> list[str]:
     return [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out", str(out), *flags]
 
 
-def label(config: Path, out: Path | str, *flags: str) -> subprocess.CompletedProcess[str]:
+def submit(config: Path, out: Path | str, *flags: str) -> None:
     done = subprocess.run(command(config, out, *flags), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 class RunningCluster:
@@ -76,12 +74,6 @@ def cluster(tmp_path_factory):
         flink.down(running.folder)
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    with s3.served() as served:
-        yield served
-
-
 @pytest.fixture
 def write_documents(tmp_path, write_config):
     """A config of rendered pages, two a shard."""
@@ -94,6 +86,14 @@ def write_documents(tmp_path, write_config):
         return config
 
     return write
+
+
+@pytest.fixture
+def slow_run(write_documents, label, tmp_path):
+    """The config of a run that can be killed in the middle, and what an undisturbed one makes, where pages are fast."""
+    config = write_documents(SLOW)
+    assert label(config, tmp_path / "local") == 0
+    return config, run_files(tmp_path / "local")
 
 
 SLOW = [f"slow-{number:02d}" for number in range(32)]
@@ -110,7 +110,7 @@ def wait_for(condition, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def test_the_output_is_the_local_runners_to_the_byte(cluster, tmp_path):
+def test_the_output_is_the_local_runners_to_the_byte(cluster, label, tmp_path):
     pages = tmp_path / "pages"
     pages.mkdir()
     for number in range(5):
@@ -121,27 +121,25 @@ def test_the_output_is_the_local_runners_to_the_byte(cluster, tmp_path):
         f'[[source]]\nkind = "images"\npath = "{pages}"\n[[source]]\nkind = "squad"\npath = "{SAMPLES}/squad"\n'
         f'[model]\nprocessor = "{SAMPLES}/processor"\n[output]\npages_per_shard = 2\nmax_reject_share = 1.0\n'
     )
-    label(config, tmp_path / "local")
-    label(config, tmp_path / "flink", *cluster.options)
+    assert label(config, tmp_path / "local") == 0
+    submit(config, tmp_path / "flink", *cluster.options)
     assert run_files(tmp_path / "flink") == run_files(tmp_path / "local")
     assert rejects(tmp_path / "flink") == {"bad.png": ("decode", "not_an_image")}
 
 
-def test_a_taskmanager_and_its_workers_killed_in_the_middle_change_nothing(cluster, write_documents, tmp_path):
-    config, out = write_documents(SLOW), tmp_path / "flink"
-    label(config, tmp_path / "local")
+def test_a_taskmanager_and_its_workers_killed_in_the_middle_change_nothing(cluster, slow_run, tmp_path):
+    (config, expected), out = slow_run, tmp_path / "flink"
     with subprocess.Popen(command(config, out, *cluster.options), stderr=subprocess.PIPE, text=True) as client:
         wait_for(lambda: len(shards(out)) >= 3)
         cluster.kill("taskmanager-2", "pool-2")
         assert len(shards(out)) < 16, "the job was over before they were killed"
         assert client.wait(timeout=400) == 0, client.stderr.read()[-3000:]
-    assert run_files(out) == run_files(tmp_path / "local")
+    assert run_files(out) == expected
     cluster.up()
 
 
-def test_a_killed_client_started_again_does_only_what_is_missing(cluster, write_documents, tmp_path):
-    config, out = write_documents(SLOW), tmp_path / "flink"
-    label(config, tmp_path / "local")
+def test_a_killed_client_started_again_does_only_what_is_missing(cluster, slow_run, tmp_path):
+    (config, expected), out = slow_run, tmp_path / "flink"
     client = subprocess.Popen(command(config, out, *cluster.options), start_new_session=True, stderr=subprocess.DEVNULL)
     wait_for(lambda: len(shards(out)) >= 3)
     os.killpg(client.pid, signal.SIGKILL)
@@ -152,24 +150,27 @@ def test_a_killed_client_started_again_does_only_what_is_missing(cluster, write_
     before = shards(out)
     assert 3 <= len(before) < 16
     wait_for(lambda: not list(out.rglob("*.attempt")), seconds=20)  # its workers ended by SIGTERM
-    label(config, out, *cluster.options)
-    assert run_files(out) == run_files(tmp_path / "local")
+    submit(config, out, *cluster.options)
+    assert run_files(out) == expected
     assert before.items() <= shards(out).items()
 
 
-def test_labels_go_from_s3_to_s3_with_credentials_from_the_options(cluster, bucket, write_documents, tmp_path):
+def test_labels_go_from_s3_to_s3_with_credentials_from_the_options(
+    cluster, s3_server, write_documents, label, tmp_path
+):
     """Neither the client nor the workers know the server by their environment."""
     local = write_documents([f"page-{number}" for number in range(6)])
-    label(local, tmp_path / "local")
-    bucket.client.put_object(Bucket="labels", Key="in/d.jsonl", Body=(tmp_path / "d.jsonl").read_bytes())
-    config = write_documents([], "s3://labels/in")
-    keys = [f"--s3_endpoint_url={bucket.url}", "--s3_access_key_id=x", "--s3_secret_access_key=x"]
-    label(config, "s3://labels/out", *cluster.options, *keys, "--s3_region_name=us-east-1")
-    listed = bucket.client.list_objects_v2(Bucket="labels", Prefix="out/")["Contents"]
+    assert label(local, tmp_path / "local") == 0
+    s3_server.client.put_object(Bucket="labels", Key="flink/in/d.jsonl", Body=(tmp_path / "d.jsonl").read_bytes())
+    config = write_documents([], "s3://labels/flink/in")
+    keys = [f"--s3_endpoint_url={s3_server.url}", "--s3_access_key_id=x", "--s3_secret_access_key=x"]
+    submit(config, "s3://labels/flink/out", *cluster.options, *keys, "--s3_region_name=us-east-1")
+    listed = s3_server.client.list_objects_v2(Bucket="labels", Prefix="flink/out/")["Contents"]
     found = {
-        entry["Key"].removeprefix("out/"): bucket.client.get_object(Bucket="labels", Key=entry["Key"])["Body"].read()
+        entry["Key"].removeprefix("flink/out/"): s3_server.client.get_object(Bucket="labels", Key=entry["Key"])
         for entry in listed
     }
+    found = {name: answer["Body"].read() for name, answer in found.items()}
     expected = run_files(tmp_path / "local")
     assert found.keys() == expected.keys()
     assert {name for name in found if found[name] != expected[name]} == {"run.json"}  # which names the source's path
@@ -180,7 +181,7 @@ def test_a_page_that_kills_its_worker_every_time_is_rejected_and_its_slow_neighb
 ):
     """When a worker dies Flink restarts the other one too, in the middle of the same page every time."""
     config = write_documents(["a", "poison", "very-slow-1", "very-slow-2"])
-    label(config, tmp_path / "flink", *cluster.options, "--parallelism=2")
+    submit(config, tmp_path / "flink", *cluster.options)
     assert rejects(tmp_path / "flink") == {"poison": ("label", "killed_worker")}
     assert "SIGSEGV" in next((tmp_path / "flink").glob("rejects/*/*")).read_text()
     assert len(shards(tmp_path / "flink")) == 2

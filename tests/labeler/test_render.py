@@ -192,6 +192,11 @@ def test_a_longer_text_gets_more_tiles():
         render(TEXT * 60, spec=spec_of("internvl"))
 
 
+def test_no_page_is_drawn_whose_ends_the_model_crops():
+    with pytest.raises(Unusable, match="largest page"):
+        render(TEXT, spec=spec_of("llava"))  # would fit on 672 x 336 px, of which it sees the middle
+
+
 def test_low_patches_get_lines_of_several():
     page = render(TEXT, spec=spec_of("pixtral"))  # 16 px a patch
     assert all(word.box[0] % 16 == 0 for word in page.words)

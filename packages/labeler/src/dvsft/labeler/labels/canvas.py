@@ -102,15 +102,13 @@ class Canvas:
         return sorted(page for page in pages if self._is_kept(*page))
 
     def _is_kept(self, width: int, height: int) -> bool:
-        """Whether the views in detail show a page pixel by pixel, up to a strip that is less than a cell."""
+        """Whether the views in detail show a page pixel by pixel, and not its middle alone."""
         try:
             views = _details(self.spec.fit(width, height))
         except LayoutError:
             return False
-        seen = max(view.x[-1, 1] for view in views), max(view.y[-1, 1] for view in views)
-        whole = min(view.x[0, 0] for view in views) <= 0 and min(view.y[0, 0] for view in views) <= 0
-        whole = whole and seen[0] > width - self.cell and seen[1] > height - self.cell
-        return whole and all(abs(scale - 1) < 1e-6 for view in views for scale in view.scale)
+        cropped = min(view.x[0, 0] for view in views) > 0 or min(view.y[0, 0] for view in views) > 0
+        return not cropped and all(abs(scale - 1) < 1e-6 for view in views for scale in view.scale)
 
 
 def canvas_of(spec: LayoutSpec) -> Canvas:
