@@ -81,10 +81,13 @@ def _smolvlm() -> Any:
 
 def _gemma3() -> Any:
     import transformers as t
+    from tokenizers.processors import TemplateProcessing
 
     tokenizer = _tokenizer(
         boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>", bos_token="<bos>"
     )
+    first = [("<bos>", tokenizer.bos_token_id)]  # as Gemma's own tokenizer does
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("<bos> $A", "<bos> $A $B", first)
     images = t.Gemma3ImageProcessor(size=_square(256), do_pan_and_scan=False)
     template = "{{- bos_token }}" + TEMPLATE.replace("IMAGE", "<start_of_image>")
     return t.Gemma3Processor(images, tokenizer, image_seq_length=64, chat_template=template)
