@@ -1,7 +1,10 @@
 """Scripts beyond Latin: where text without spaces splits, what is drawn, what is labeled."""
 
 import io
+import json
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from dvsft.labeler.labels.processor import Processor, open_processor
 from dvsft.labeler.labels.render import PACKAGED, from_the_right, render_page, undrawn_answer
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.page import Unusable
+from dvsft.labeler.word import Word
 from dvsft.patchlabels.layout import LayoutSpec
 
 CHINESE = "我们在北京的大学学习计算机科学。他说42％的人"
@@ -102,6 +106,9 @@ def test_each_wide_character_is_drawn_in_a_cell_of_its_own_and_the_last_one_gets
         assert ink[y0:y1, x0:x1].any(axis=0)[[0, -1]].all() and ink[y0:y1, x0:x1].any(axis=1)[[0, -1]].all()
         ink[y0:y1, x0:x1] = False
     assert not ink.any(), "ink outside of all boxes"
+    for before, after in pairwise(words):  # no blank cells in a run
+        if not before.text.isascii() and before.box[1] // SIDE == after.box[1] // SIDE:
+            assert after.box[0] // SIDE == (before.box[2] - 1) // SIDE + 1
 
 
 def alone(character):
@@ -261,9 +268,30 @@ def test_a_font_file_of_the_users_own_is_drawn_and_part_of_what_made_the_labels(
     (row,) = read_all(tmp_path / "out")
     assert row["dropped"]["no_glyph"] == 0 and row["words"][-1]["text"] == "Latin"
     assert len(row["words"]) == len(row["patch_index"]) > 10
-    assert path in (tmp_path / "out" / "run.json").read_text()
+    producer = json.loads((tmp_path / "out" / "run.json").read_text())["producers"]["documents-train"]
+    assert producer["font_files"] == {path: sha256(Path(path.partition("#")[0]).read_bytes()).hexdigest()}
     with pytest.raises(ConfigError, match=r"no\.ttf' cannot be read"):
         open_fonts(Render(fonts=(str(tmp_path / "no.ttf"),)))
+
+
+def test_a_line_without_spaces_on_a_scan_labels_the_cell_in_which_each_unit_ends(processor):
+    text, width = CHINESE, 40.0
+    word = Word(text, (10.0, 70.0, 10.0 + width * len(text), 95.0), 0.9)
+    (tokens,) = processor.tokens([text], False)
+    layout = SPEC.fit(1024, 512)
+    found = assign([word], [tokens], layout, Policy(3, 3.0, False))
+    expected: dict[int, int] = {}
+    at = 0
+    for unit in processor.units([text]):  # the slow obvious version; characters are wider than cells
+        at += len(unit)
+        ids = processor.tokens([unit], False)[0].ids
+        if len(ids) <= 3:
+            expected[layout.tokens_at(10 + width * at, 95.0)[0]] = ids[0]
+    assert dict(zip(found.patch_index, found.token_id, strict=True)) == expected and len(expected) >= 8
+    assert found.reasons == [None] and set(found.label_word) == {0}
+    crowded = Word(text, (10.0, 70.0, 10.0 + 1.2 * len(text), 95.0), 0.9)
+    packed = assign([crowded], [tokens], layout, Policy(None, None, False))
+    assert packed.patch_index == [] and packed.reasons == ["contested"], "units that share a patch, as words do"
 
 
 @pytest.mark.parametrize("engine", ["rapidocr"])

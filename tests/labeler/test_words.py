@@ -431,10 +431,10 @@ def test_lines_without_words_are_no_words():
 
 def test_entities_of_a_words_file_fetch_nothing(tmp_path):
     (tmp_path / "secret").write_text("secret")
-    head = f'<!DOCTYPE alto [<!ENTITY x SYSTEM "file://{tmp_path}/secret">]>'
-    (tmp_path / "x").write_text(f"{head}<alto><Layout><Page><String>&x;</String></Page></Layout></alto>")
-    with pytest.raises(Unusable):
-        read_words(str(tmp_path / "x"), "alto")
+    head = f'<!DOCTYPE html [<!ENTITY x SYSTEM "file://{tmp_path}/secret">]>'
+    (tmp_path / "x").write_text(head + hocr((100, 100), [("ENTITY", (1, 2, 3, 4))]).replace("ENTITY", "a&x;"))
+    (found,) = read_words(str(tmp_path / "x"), "hocr")[1].words
+    assert found.text.startswith("a") and "secret" not in found.text
 
 
 def test_boxes_off_by_pixels_snap_to_their_ink():
@@ -448,10 +448,10 @@ def test_boxes_off_by_pixels_snap_to_their_ink():
             for true in truth
             for (x0, y0, x1, y1), (a, b, c, d) in [(true.box, draw.integers(low, high, 4, endpoint=True))]
         ]
-        before, after = (
-            np.abs(np.array([word.box for word in words]) - np.array([word.box for word in truth]))
-            for words in (loose, snapped(gray, loose))
-        )
+        true, given, found = (np.array([word.box for word in words]) for words in (truth, loose, snapped(gray, loose)))
+        before, after = np.abs(given - true), np.abs(found - true)
+        outward = (found - given) * (-1, -1, 1, 1)
+        assert (outward.max(axis=1) <= given[:, 3] - given[:, 1]).all(), "checkboxes are no letters"
         assert (after[:, 2:] <= 1).all(axis=1).mean() > 0.9 > (before[:, 2:] <= 1).all(axis=1).mean() + 0.4
 
 

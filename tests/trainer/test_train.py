@@ -251,12 +251,13 @@ def test_the_card_names_a_base_on_the_hub_and_no_folder_of_this_machine():
         "config": {
             "output": "/home/me/out/run",
             "model": {"path": "Qwen/Qwen3-VL-2B-Instruct"},
-            "data": {"min_pixels": 1, "max_pixels": 2, "dataset": [
+            "data": {"dataset": [
                 {"labels": ["/home/me/labels/docvqa"], "ask": "qa", "questions_per_page": 1, "weight": 2.0},
                 {"labels": ["s3://b/c"], "ask": "transcription", "weight": 1.0, "max_pages": 7},
             ]},
             "method": {"name": "sft"},
         },
+        "layout": {"family": "qwen_vl", "fields": {"min_pixels": 1, "max_pixels": 2}},
         "labels": {"/home/me/labels/docvqa/0.parquet": "abc"},
         "samples": 3, "dropped": {"over_long": 2}, "steps": 9, "parameters": {"head": {"trainable": 5, "frozen": 0}},
         "ranks": 2, "versions": {"torch": "2"}, "git_commit": None,
@@ -264,6 +265,9 @@ def test_the_card_names_a_base_on_the_hub_and_no_folder_of_this_machine():
     text = model_card(record, "final", 4)
     assert ModelCard(text).data.to_dict()["base_model"] == "Qwen/Qwen3-VL-2B-Instruct" and "/home/me" not in text
     assert "| docvqa | 1 questions per page | 2 | all |\n| s3://b/c | transcription | 1 | 7 |" in text
+    assert '.size = {"shortest_edge": 1, "longest_edge": 2}  # as in training\n\nquestion = ' in text
+    tiled = model_card(record | {"layout": {"family": "internvl", "fields": {"size": 448}}}, "final", 4)
+    assert "shortest_edge" not in tiled and "from_pretrained(folder)\n\nquestion = " in tiled
     assert "step 4 of 9" in text and "over_long 2" in text and "- 0.parquet: `abc`" in text
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from dvsft.patchlabels.prompts import ask
 from dvsft.patchlabels.settings import is_path, without_places
-from dvsft.trainer.config import MAX_PIXELS, MIN_PIXELS
 
 TEXT = """\
 ---
@@ -30,8 +29,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 folder = "."  # this folder, or where it is on the hub
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
 processor = AutoProcessor.from_pretrained(folder)
-processor.image_processor.size = {{"shortest_edge": {min_pixels}, "longest_edge": {max_pixels}}}  # as in training
-
+{limits}
 question = {question}
 content = [{{"type": "image", "image": Image.open("page.png")}}, {{"type": "text", "text": question}}]
 inputs = processor.apply_chat_template(
@@ -74,6 +72,16 @@ Fill in: the base checkpoint's license, and what those of the training data allo
 """
 
 
+LIMITS = (
+    'processor.image_processor.size = {{"shortest_edge": {min_pixels}, "longest_edge": {max_pixels}}}  # as in training'
+)
+
+
+def _limits(fields: Mapping[str, Any]) -> str:
+    """The line that gives the processor the pixel limits of training, for a layout that has such."""
+    return f"{LIMITS.format(**fields)}\n" if "max_pixels" in fields else ""
+
+
 def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
     """README.md of an export. record: run.json of its run. name: of the export. Paths on this machine keep their last
     part alone."""
@@ -87,8 +95,7 @@ def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
         method=config["method"]["name"],
         step=step,
         steps=record["steps"],
-        min_pixels=config["data"].get("min_pixels", MIN_PIXELS),
-        max_pixels=config["data"].get("max_pixels", MAX_PIXELS),
+        limits=_limits(record["layout"]["fields"]),
         question=json.dumps(ask("What is the total?")),
         samples=record["samples"],
         dropped=", ".join(f"{reason} {count:,}" for reason, count in record["dropped"].items()) or "none",

@@ -58,7 +58,7 @@ class Mixture:
         lengths: Lengths,
         cache: GroupCache | None = None,
     ):
-        self.datasets, self.lengths = datasets, lengths
+        self.datasets, self.spec, self.lengths = datasets, spec, lengths
         asked = [NOTHING if dataset.vision_only else ASKED[dataset.ask] for dataset in datasets]
         self.pages = [
             Pages(dataset.labels, spec, tokenizer_sha256, how, cache)

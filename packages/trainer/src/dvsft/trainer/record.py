@@ -41,6 +41,7 @@ def describe(
         "run_id": uuid.uuid4().hex,
         "config": resolved(config),
         "ranks": ranks,
+        "layout": mixture.spec.to_dict(),
         "labels": mixture.labels_sha256(),
         "samples": sum(sample is not None for sample in plan.samples),
         "samples_sha256": plan.sha256,
