@@ -1,8 +1,10 @@
 """Shards on S3, and how often a row group is read."""
 
 import threading
+import time
 from itertools import pairwise
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_data import epoch_of, mixture_of
@@ -216,3 +218,20 @@ def test_a_run_on_s3_with_workers_learns_what_a_local_one_does(local, remote, ti
     for figure in ("text_loss", "vision_loss", "gradient_norm"):
         assert series(tmp_path / "here", figure) == series(tmp_path / "there", figure)
     assert not (tmp_path / "cache").exists()
+
+
+def test_who_asks_for_a_table_that_another_reads_waits_for_it(tmp_path):
+    begun, reads, found = threading.Event(), list[int](), list[pa.Table]()
+
+    def read():
+        reads.append(1)
+        begun.set()
+        time.sleep(0.2)  # in which the other asks
+        return pa.table({"a": [1, 2]})
+
+    first = threading.Thread(target=lambda: found.append(GroupCache(str(tmp_path), 1).table("name", read)))
+    first.start()
+    begun.wait(60)
+    found.append(GroupCache(str(tmp_path), 1).table("name", read))
+    first.join()
+    assert reads == [1] and found[0].equals(found[1]) and found[0]["a"].to_pylist() == [1, 2]
