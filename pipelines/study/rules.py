@@ -205,7 +205,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
     figures = ("labels", "answers", "tokens among five", "best is right")
     lines = [f"| grid | arm | {' | '.join(figures)} |", "|---" * (len(figures) + 2) + "|"]
     for grid, arm in COMPARED:
-        runs = [result for name, result in sorted(results.items()) if name.startswith(f"{grid}-{arm}-")]
+        runs = [result for name, result in sorted(results.items()) if name.rpartition("-")[0] == f"{grid}-{arm}"]
         if runs:
             shown = [f"{runs[0]['labels']:.1f}", *(_mean([run[name] for run in runs]) for name in figures[1:])]
             lines.append(f"| {grid} | {arm} | {' | '.join(shown)} |")

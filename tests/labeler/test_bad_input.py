@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -225,6 +226,19 @@ def test_a_thumbnail_in_a_tiff_is_no_page():
     assert image.frames(encode(draw_page(), "TIFF", save_all=True, append_images=[thumbnail])) == [0]
     pages = encode(draw_page(), "TIFF", save_all=True, append_images=[thumbnail, draw_page("x", (64, 64))])
     assert image.frames(pages) == [0, 2] and image.decode(pages, 2).size == (64, 64)
+
+
+def test_a_directory_that_leads_nowhere_is_a_page_to_be_rejected():
+    """The pages before it are fine, and how many come after it nobody knows."""
+    data = bytearray(encode(draw_page(), "TIFF", save_all=True, append_images=[draw_page()]))
+    (first,) = struct.unpack("<I", data[4:8])
+    (tags,) = struct.unpack("<H", data[first : first + 2])
+    behind_tags = first + 2 + 12 * tags  # where the next directory is named
+    data[behind_tags : behind_tags + 4] = struct.pack("<I", 2**32 - 1)
+    assert image.frames(bytes(data)) == [0, 1]
+    with pytest.raises(image.ImageError) as refused:
+        image.decode(bytes(data), 1)
+    assert refused.value.reason == "truncated" and image.decode(bytes(data)).size == (320, 96)
 
 
 def test_what_is_no_picture_has_one_frame_to_be_rejected():
