@@ -201,6 +201,13 @@ def test_pages_on_s3_are_those_of_a_local_folder_and_each_row_group_is_read_once
     assert len(groups) == len(set(groups)) == 9
 
 
+def test_every_page_has_its_own_image(labels_folder):
+    shards = lens.find_shards(labels_folder)
+    images = {row["id"]: row["image"]["bytes"] for shard in shards for row in rows.read(shard)}
+    assert len(set(images.values())) == 3
+    assert {page.row["id"]: page.read_image() for page in lens.choose(shards, 3)} == images
+
+
 def test_labels_of_version_1_are_looked_at_alike(three_shards):
     before = [page.row for page in lens.choose(three_shards, 7)]
     for shard in three_shards:

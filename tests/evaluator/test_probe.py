@@ -33,6 +33,7 @@ def opened(name: str):
         ("HunYuan-VL", (300, 700)),
         ("InternVL", (900, 450)),
         ("Ovis2", (600, 900)),
+        ("Ovis2", (300, 600)),  # where tile grids are judged the other way round
         ("LLaVA-NeXT", (500, 300)),
         ("LFM2-VL", (700, 300)),
         ("MiniCPM-V 4.6", (500, 800)),

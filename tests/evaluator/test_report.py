@@ -66,6 +66,19 @@ def test_the_report_holds_every_runs_scores_in_three_files(page, runs):
     assert "second** | 66.67 ±" in text
 
 
+def test_failed_skipped_and_missing_predictions_are_told(data_folder, tmp_path):
+    run = make_run(tmp_path / "run", data_folder, "bar 0", names=("chartqa",))
+    path = predictions.path_of(run, "chartqa")
+    first, _, *rest = path.read_text().splitlines()
+    failed = json.dumps(json.loads(first) | {"prediction": None, "error": "broken: now"})
+    path.write_text("\n".join([failed, "no JSON", *rest]) + "\n")
+    assert report.incomplete([compare.open_run(run)]) == [
+        "run, chartqa: 1 samples have no prediction yet.",
+        "run, chartqa: failed 1 broken (counted as wrong).",
+        "run, chartqa: skipped 1 not_json.",
+    ]
+
+
 def test_the_page_is_self_contained_and_escapes_what_models_and_data_say(page):
     text = page.read_text()
     assert "<b>bold" not in text and "<img src=x" not in text and "window.pwned = 1</script>" not in text

@@ -20,19 +20,11 @@ def area(grid: Grid) -> int:
 
 
 def grids_between(low: int, high: int, per_side: int | None = None) -> list[Grid]:
-    """Grids of low ... high tiles, fewest first."""
+    """Grids of low ... high tiles, fewest first. Of those with equal area no two are ever nearest to one page, so their
+    order does not matter to `nearest_aspect`."""
     most = min(high, per_side or high)
     grids = [(across, down) for across in range(1, most + 1) for down in range(1, most + 1)]
     return sorted((grid for grid in grids if low <= area(grid) <= high), key=area)
-
-
-def grids_of_a_set(low: int, high: int) -> list[Grid]:
-    """The same, those of equal area in the order in which Python's set of them happens to iterate: some processors sort
-    a set, and `nearest_aspect` breaks ties by order."""
-    found = {
-        (c, r) for n in range(low, high + 1) for c in range(1, n + 1) for r in range(1, n + 1) if low <= c * r <= high
-    }
-    return sorted(found, key=area)
 
 
 def nearest_aspect(width: int, height: int, tile: int, grids: Sequence[Grid]) -> Grid:

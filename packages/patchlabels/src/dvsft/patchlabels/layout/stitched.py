@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dvsft.patchlabels.layout.canvas import grids_of_a_set, least_upscaling, nearest_aspect
+from dvsft.patchlabels.layout.canvas import grids_between, least_upscaling, nearest_aspect
 from dvsft.patchlabels.layout.family import Fit
 from dvsft.patchlabels.layout.files import Reader
 from dvsft.patchlabels.layout.views import Intervals, LayoutError, View
@@ -101,7 +101,7 @@ def phi4_multimodal(read: Reader) -> Fit:
     most = read.whole("dynamic_hd", "image.dynamic_hd")
     patches = tile // patch
     n = math.ceil(patches / 2)
-    grids = grids_of_a_set(1, most)
+    grids = grids_between(1, most)
 
     def fit(width: int, height: int) -> list[View]:
         across, down = math.ceil(width / tile), math.ceil(height / tile)

@@ -11,7 +11,6 @@ from dvsft.patchlabels.layout.canvas import (
     Grid,
     area,
     grids_between,
-    grids_of_a_set,
     least_upscaling,
     nearest_aspect,
     thumbnail_of,
@@ -215,7 +214,7 @@ def lfm2_vl(read: Reader) -> Fit:
     fewest, most = read.whole("min_tiles", "image.min_tiles"), read.whole("max_tiles", "image.max_tiles")
     split = read("do_image_splitting", "image.do_image_splitting", default=True) and most > 1
     thumbnail = read("use_thumbnail", "image.use_thumbnail", default=True)
-    grids = grids_of_a_set(fewest, most)
+    grids = grids_between(fewest, most)
     least = read.fields["encoder_patch_size"]
 
     def fit(width: int, height: int) -> list[View]:
