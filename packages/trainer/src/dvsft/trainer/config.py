@@ -194,7 +194,7 @@ class Config(Settings):
         if self.method.pairs and (other := [one.ask for one in self.data.dataset if one.ask != "pairs"]):
             raise ConfigError(
                 f'data.dataset.ask = "{other[0]}", and method.name = "{self.method.name}" learns from pairs; set ask = '
-                '"pairs" and make them with: dvsft preferences'
+                '"pairs", with label shards whose rows have the column pairs'
             )
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):
