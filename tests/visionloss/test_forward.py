@@ -190,3 +190,30 @@ def test_a_model_that_changes_its_logits_is_refused():
 
     with pytest.raises(TypeError, match="logits of Capped differ"):
         VisionForward(Capped())
+
+
+def test_a_head_that_fsdp_shards_by_itself_is_refused(batch, monkeypatch):
+    from dvsft.visionloss import forward
+
+    model = Model()
+    vision = VisionForward(model)
+    monkeypatch.setattr(forward, "DTensor", nn.Parameter)
+    vision.expect(*batch[1:3])
+    with pytest.raises(TypeError, match="leave Linear out of the classes that FSDP wraps"):
+        model(batch[0])
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [("parallelism_config", "tp_size"), ("parallelism_config", "cp_size"), ("template", "sequence_parallel_size")],
+)
+def test_sequences_and_weights_that_are_split_over_ranks_are_refused(owner, name):
+    from dvsft.visionloss.trainer import _refuse
+
+    split = SimpleNamespace(**{name: 2})
+    accelerator = SimpleNamespace(parallelism_config=split if owner == "parallelism_config" else None)
+    trainer = SimpleNamespace(data_collator=None, args=SimpleNamespace(n_gpu=1), accelerator=accelerator)
+    if owner == "template":
+        trainer.template = split
+    with pytest.raises(ValueError, match=f"found {name} 2, expected 1"):
+        _refuse(trainer)
