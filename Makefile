@@ -110,7 +110,7 @@ bench: | labels-env  ## time labeling against the bare engine
 bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
 
-check-trainers: | dev  ## compare the vision loss in TRL, ms-swift and LLaMA-Factory: installs each (25 GB) into out/trainers
+check-trainers: | dev  ## compare the vision loss in TRL, ms-swift and LLaMA-Factory: installs each (12 GB) into out/trainers
 	@CUDA_VISIBLE_DEVICES= $(DEV) run -q --no-sync python benchmarks/trainers.py $(ARGS)
 
 corners: | labels-env  ## measure how many labels are where words end: ARGS="funsd FOLDER" or ARGS="drawn FOLDER"

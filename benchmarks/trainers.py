@@ -1,6 +1,6 @@
 """Vision labels in TRL, ms-swift and LLaMA-Factory: each in an environment of its own, on the bundled labels.
 
-    make check-trainers                         all of them: 25 GB of packages, in out/trainers; no network but PyPI
+    make check-trainers                         all of them: 12 GB of packages, in out/trainers; no network but PyPI
     make check-trainers ARGS="ms-swift"         one
     make check-trainers ARGS=--publish          and write docs/results/trainers.md
 
