@@ -167,10 +167,13 @@ def test_what_was_rejected_stands_there_with_its_reason(chromium, opened_preview
 
 
 def test_the_preview_of_a_hostile_text_runs_nothing_of_it(chromium, opened_preview):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     chromium.get(opened_preview)
     open_page(chromium, "c")
     chromium.find_element("css selector", "#words summary").click()
-    words = [row.find_element("css selector", "td").text for row in displayed(chromium, "#words tbody tr")]
+    rows = WebDriverWait(chromium, 10).until(lambda browser: displayed(browser, "#words tbody tr"))
+    words = [row.find_element("css selector", "td").text for row in rows]
     assert words == HOSTILE.split()
     assert_nothing_ran(chromium)
 
