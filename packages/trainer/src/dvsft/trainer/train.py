@@ -72,7 +72,7 @@ def train(config: Config, resume: bool = False) -> None:
     log = Log(output, config.tracker, record, done) if rank == 0 else None
 
     accumulation, saved = config.accumulation(world_size), done
-    reference = find_reference(engine, config, mixture, encoder, plan, done) if config.method.pairs else {}
+    reference = find_reference(engine, config, base, mixture, encoder, plan, done) if config.method.pairs else {}
     passes = load_batches(config, mixture, encoder, plan, rank, world_size, done, reference)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
@@ -110,7 +110,9 @@ def check_finite(figures: dict[str, float], step: int, saved: int) -> None:
         )
 
 
-def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encoder, plan: Plan, done: int) -> Reference:
+def find_reference(
+    engine: Any, config: Config, base: Path, mixture: Mixture, encoder: Encoder, plan: Plan, done: int
+) -> Reference:
     """What the model gave the plan's pairs before its first step; measured then, over all ranks."""
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     samples = list(dict.fromkeys(sample for sample in plan.samples if sample))
@@ -130,7 +132,7 @@ def find_reference(engine: Any, config: Config, mixture: Mixture, encoder: Encod
             engine, names, load_batches(config, mixture, encoder, padded, rank, ranks, 0), engine.device
         )
 
-    return get_reference(Path(config.output) / "reference.parquet", local_folder(config.model.path), ids, measure, done)
+    return get_reference(Path(config.output) / "reference.parquet", base, ids, measure, done)
 
 
 def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tuple[Mixture, Encoder]:
