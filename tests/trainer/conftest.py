@@ -27,6 +27,21 @@ def tiny(processor_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def folders(processor_folder, tmp_path_factory):
+    """model type -> the folder of a tiny random checkpoint of four layers, made when it is first asked for."""
+    from dvsft.trainer.tiny import write_tiny
+
+    root, made = tmp_path_factory.mktemp("kin"), {}
+
+    def folder(model_type):
+        if model_type not in made:
+            made[model_type] = write_tiny(processor_folder, root / model_type, layers=4, model_type=model_type)
+        return made[model_type]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def labels(processor_folder, tmp_path_factory):
     """Folder with three shards of 24 pages in all, 4 x 5 patches each, two questions a page."""
     folder = tmp_path_factory.mktemp("labels")

@@ -20,7 +20,6 @@ from dvsft.trainer.families import qwen_vl
 from dvsft.trainer.methods.dpo import Dpo
 from dvsft.trainer.methods.dv_dpo import DvDpo
 from dvsft.trainer.model import add_lora, freeze
-from dvsft.trainer.tiny import write_tiny
 from dvsft.trainer.train import train
 from dvsft.visionloss.loss import IGNORE
 
@@ -44,19 +43,6 @@ def encoder_of(folder, **settings):
 
 def model_of(folder, dtype=torch.float64):
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype).train()
-
-
-@pytest.fixture(scope="module")
-def folders(processor_folder, tmp_path_factory):
-    """model type -> the folder of a tiny random checkpoint."""
-    root, made = tmp_path_factory.mktemp("kin"), {}
-
-    def folder(model_type):
-        if model_type not in made:
-            made[model_type] = write_tiny(processor_folder, root / model_type, layers=4, model_type=model_type)
-        return made[model_type]
-
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -19,25 +19,11 @@ from dvsft.trainer.families import ModelError, convention, family_of, qwen_vl
 from dvsft.trainer.methods.basic import Basic
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.model import SupervisedModel, add_lora, audit, freeze, part_of
-from dvsft.trainer.tiny import write_tiny
 from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 SOURCES = ROOT / "packages/trainer/src/dvsft/trainer"
 KIN = families.model_types()
-
-
-@pytest.fixture(scope="module")
-def folders(processor_folder, tmp_path_factory):
-    """A tiny checkpoint of each model type, made when it is first asked for."""
-    root, made = tmp_path_factory.mktemp("kin"), {}
-
-    def folder(model_type):
-        if model_type not in made:
-            made[model_type] = write_tiny(processor_folder, root / model_type, layers=4, model_type=model_type)
-        return made[model_type]
-
-    return folder
 
 
 @pytest.fixture(scope="module")
