@@ -6,6 +6,7 @@ import os
 import pytest
 from any_family import FAMILIES, write_family
 from support import SAMPLES
+from trainer_fixtures import assert_apart_is_together, loss_and_gradients
 
 from dvsft.patchlabels import command, rows
 
@@ -13,7 +14,6 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # before anything imports deepsp
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 EVERY = (*FAMILIES, "qwen2_5_vl")
-ALIKE = {"text_labels": 1.0, "vision_labels": 1.0}
 LIMITS = {"min_pixels": 16 * 1024, "max_pixels": 64 * 1024}
 
 
@@ -148,19 +148,8 @@ def test_pages_texts_and_the_blank_image_of_a_batch_leave_each_other_alone(encod
         assert len(visual) == examples[number].visual_tokens
         assert (image != TEXT).nonzero()[:, 0].tolist() == ([int(visual[0]), int(visual[3])] if len(visual) else [])
 
-    def run(examples):
-        supervised.zero_grad()
-        result = supervised(encode(examples), ALIKE)
-        result.loss.backward()
-        return result.loss.detach(), {n: p.grad.clone() for n, p in supervised.named_parameters() if p.grad is not None}
-
-    together, gradients = run(examples)
-    alone = [run([example]) for example in examples]
-    torch.testing.assert_close(together, sum(loss for loss, _ in alone), rtol=1e-5, atol=1e-5)
-    for name, gradient in gradients.items():
-        expected = sum(found[name] for _, found in alone if name in found)
-        assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-4, name
-    loss, gradients = run([FILLER])
+    assert_apart_is_together(supervised, encode, examples)
+    loss, gradients = loss_and_gradients(supervised, encode, [FILLER])
     assert loss == 0 and any("vision" in name or "projector" in name or "connector" in name for name in gradients)
     assert not any(gradient.any() for gradient in gradients.values())
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_basic import inputs_of, naive_direction, naive_divergence
 from test_batch import TEXT_ONLY, example_of
 from torch import nn
-from trainer_fixtures import ALIKE, ROOT, SPEC, draw_page, make_config
+from trainer_fixtures import ALIKE, ROOT, SPEC, assert_apart_is_together, draw_page, loss_and_gradients, make_config
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import families, methods
@@ -135,19 +135,8 @@ def test_samples_of_a_batch_and_its_blank_image_leave_each_other_alone(folders, 
     page = draw_page(1, processor_folder, grid=(3, 4))
     examples = [example_of(page), TEXT_ONLY, example_of(page, (("Why?", "page order"), ("So?", "no")))]
 
-    def run(examples):
-        supervised.zero_grad()
-        result = supervised(encoder(examples), ALIKE)
-        result.loss.backward()
-        return result.loss.detach(), {n: p.grad.clone() for n, p in supervised.named_parameters() if p.grad is not None}
-
-    together, gradients = run(examples)
-    alone = [run([example]) for example in examples]
-    torch.testing.assert_close(together, sum(loss for loss, _ in alone), rtol=1e-5, atol=1e-5)
-    for name, gradient in gradients.items():
-        expected = sum(found[name] for _, found in alone if name in found)
-        assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-4, name  # linear attention goes by chunks
-    loss, gradients = run([FILLER])
+    assert_apart_is_together(supervised, encoder, examples)
+    loss, gradients = loss_and_gradients(supervised, encoder, [FILLER])
     assert loss == 0 and not any(gradient.any() for gradient in gradients.values())
 
 

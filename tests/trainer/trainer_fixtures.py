@@ -181,6 +181,26 @@ def make_config(output, model, labels, **changes):
     return build(table, Config)
 
 
+def loss_and_gradients(supervised, encoder, examples):
+    """Of one pass over a batch, each term a plain sum."""
+    supervised.zero_grad()
+    result = supervised(encoder(examples), ALIKE)
+    result.loss.backward()
+    return result.loss.detach(), {n: p.grad.clone() for n, p in supervised.named_parameters() if p.grad is not None}
+
+
+def assert_apart_is_together(supervised, encoder, examples):
+    """Padding and other samples change neither loss nor gradient."""
+    import torch
+
+    together, gradients = loss_and_gradients(supervised, encoder, examples)
+    alone = [loss_and_gradients(supervised, encoder, [example]) for example in examples]
+    torch.testing.assert_close(together, sum(loss for loss, _ in alone), rtol=1e-5, atol=1e-5)
+    for name, gradient in gradients.items():
+        expected = sum(found[name] for _, found in alone if name in found)
+        assert (gradient - expected).norm() <= 1e-4 * expected.norm() + 1e-4, name  # linear attention goes by chunks
+
+
 def launch_two_ranks(configs, launched=True):
     """Train TOML files one after the other on two CPU ranks, in one start. launched: by the deepspeed launcher, whose
     processes all import torch."""
