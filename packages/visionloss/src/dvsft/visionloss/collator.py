@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,8 +96,9 @@ class Collator:
             raise ValueError(
                 f"found {len(input_ids)} rows of input_ids for {len(marks)} examples, expected as many, or one"
             )
-        most = max((_most(mark.patch_index) for images in marks for mark in images), default=0)
-        labels = torch.full((*input_ids.shape, max(most, 1)), IGNORE)
+        counts = (Counter(mark.patch_index).values() for images in marks for mark in images)  # labels per patch
+        most = max((count for patches in counts for count in patches), default=1)
+        labels = torch.full((*input_ids.shape, most), IGNORE)
         numbers = torch.full(input_ids.shape, -1)
         first = 0  # number of the row's first image
         for row, images in enumerate(marks):
@@ -134,14 +136,6 @@ class Collator:
                 found + "the sequence ends within an image; raise the trainer's max_length, or set it to None"
             )
         raise ValueError(found + self.cure)
-
-
-def _most(patch_index: Iterable[int]) -> int:
-    """How many labels the patch with most of them has."""
-    counts: dict[int, int] = {}
-    for patch in patch_index:
-        counts[patch] = counts.get(patch, 0) + 1
-    return max(counts.values(), default=0)
 
 
 def _fill(labels: Tensor, numbers: Tensor, visual: Tensor, images: Sequence[Marks], first: int) -> None:
