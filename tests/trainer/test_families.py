@@ -23,7 +23,7 @@ from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 SOURCES = ROOT / "packages/trainer/src/dvsft/trainer"
-KIN = families.model_types()
+KIN = qwen_vl.MODEL_TYPES
 
 
 @pytest.fixture(scope="module")
