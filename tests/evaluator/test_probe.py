@@ -9,7 +9,7 @@ import torch
 from support import SAMPLES
 
 from dvsft.evaluator.probe import checkpoint, counts, table
-from dvsft.evaluator.probe.model import features_of, switch_off_attention
+from dvsft.evaluator.probe.model import features_of, switch_off_mixing
 from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels.errors import DvsftError
@@ -22,7 +22,7 @@ FIRST = {tiny.open_processor()[1].family: tiny for tiny in reversed(TINY)}  # on
 def opened(name: str):
     processor, spec = MODELS[name].open_processor()
     model = MODELS[name].open_model()
-    switch_off_attention(model)
+    switch_off_mixing(model)
     return features_of(processor, model, spec), spec
 
 
@@ -154,9 +154,9 @@ def test_the_page_of_families_counts_what_it_lists(monkeypatch):
     rows = list(table.run_all(3))
     text = table.page(rows, 3)
     assert rows[0].passed
-    assert "| PaliGemma | `square` | `SiglipImageProcessor` | 1,024 | 1,024 | 100.00% | " in text
+    assert "| PaliGemma | `square` | `SiglipImageProcessor` | 1,024 | 0 | 100.00% | " in text
     assert "0 of 12 |" in text
-    assert "Gemma-3n" in text and "BlipImageProcessor" in text
+    assert "0 of 1,024 visual tokens" in text and "At 0.3 would\nfail: none." in text and "BlipImageProcessor" in text
     assert not dataclasses.replace(rows[0], counted=counts.Counted(1, 0, [(1, 1, 2, 3)])).passed
 
 
