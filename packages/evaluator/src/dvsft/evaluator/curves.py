@@ -93,7 +93,7 @@ def panel(benchmark: Benchmark) -> str:
 
 def alignment(run: Run) -> dict[str, float]:
     """What `dvsft lens` measured over all labels, in percent."""
-    found = run.lens.model.all if run.lens else Recall(labels=0)
+    found = run.lens.model.all if run.lens else Recall(labels=0, at_1=None, at_5=None)
     shares = {"recall@1": found.at_1, "recall@5": found.at_5}
     return {key: 100 * share for key, share in shares.items() if share is not None}
 

@@ -121,9 +121,9 @@ class Recall(BaseModel):
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
     labels: int
-    at_1: float | None = Field(None, validation_alias="recall@1", serialization_alias="recall@1")
+    at_1: float | None = Field(validation_alias="recall@1", serialization_alias="recall@1")
     """Share of the labels whose token is the model's first, 0 to 1; None without labels."""
-    at_5: float | None = Field(None, validation_alias="recall@5", serialization_alias="recall@5")
+    at_5: float | None = Field(validation_alias="recall@5", serialization_alias="recall@5")
 
 
 class LensFigures(BaseModel):
