@@ -83,7 +83,7 @@ LOWEST ?= 3.11
 MATRIX = pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
 test-matrix: pythons $(PYTHONS:%=test-%) test-lowest  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
 
-pythons: | $(UV)
+pythons: | $(UV)  ## say which Pythons of the matrix uv does not find
 	@for python in $(sort $(PYTHONS) $(LOWEST)); do \
 		$(UV) python find -q --no-project --no-python-downloads $$python >/dev/null 2>&1 || missing="$$missing $$python"; \
 	done; [ -z "$$missing" ] || { echo "error: uv finds no Python$$missing; uv python install$$missing," \
