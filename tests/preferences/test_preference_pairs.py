@@ -128,7 +128,7 @@ def slow(answers, right, wrong, most):
 
 def test_pairs_are_those_of_the_slow_version_whatever_the_order_of_the_answers():
     draw = random.Random(0)
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for _ in range(600):
         pool = [Answer(text, draw.choice([0.0, 0.3, 0.5, 0.7, 1.0])) for text in ("a", "A.", "b", "c", "C", "d")]
         answers = [draw.choice(pool[: draw.randint(1, 6)]) for _ in range(draw.randint(0, 6))]
