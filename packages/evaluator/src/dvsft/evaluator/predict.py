@@ -51,6 +51,11 @@ class Answer:
 
     text: str | None
     error: str = ""
+    finish: str = ""
+    """Why it ended: "stop", or "length" if it was cut off; "" if unknown."""
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    """Of the answer, its end included."""
 
 
 Answerer = Callable[[Sequence[str], Sequence[Image.Image], int], list[Answer]]
