@@ -108,7 +108,7 @@ def test_images_that_cannot_be_used_are_counted_by_reason(model_folder):
     def missing():
         raise FileNotFoundError("gone")
 
-    good, rejected = encoded(Image.new("RGB", (256, 256))), Counter()
+    good, rejected = encoded(Image.new("RGB", (256, 256))), Counter[str]()
     items = [
         Item("a", lambda: b"", 0),
         Item("b", lambda: good, 1),
