@@ -72,7 +72,7 @@ evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, re
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
 
 schema: | dev  ## write the JSON Schema of the config files, for editors
-	@for kind in label train; do \
+	@for kind in label train preferences; do \
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
