@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub; before anything imports its client
-# The tests start some forty processes, most of which import torch: compiled once, that costs each of them half as much.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import hub
 import pytest
 import s3
 from support import ROOT, SAMPLES
+
+# The tests start some forty processes, most of which import torch; compiled modules save each more than half of that.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 SLOW_FILES = (
     "cluster/test_flink",
