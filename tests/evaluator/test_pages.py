@@ -12,6 +12,7 @@ from PIL import Image
 
 from dvsft.evaluator import features, flow, generate, pages, predict, predictions
 from dvsft.evaluator.records import Sample
+from dvsft.patchlabels.image import decode
 
 SETTINGS = {"model": "tiny", "fingerprint": None, "endpoint": None, "patches": [64, 2048], "instruction": "x"}
 WAIT = 30  # seconds after which a test that waits for an event has failed
@@ -85,7 +86,7 @@ def test_predictions_are_those_of_the_plain_way_one_by_one_also_after_a_kill(ask
 
 def test_a_page_is_decoded_and_processed_once_for_all_its_questions(asked, loaded, tmp_path, monkeypatch):
     decoded, processed = [], []
-    decode, alone = pages.decode, features.Call.alone
+    alone = features.Call.alone
     monkeypatch.setattr(pages, "decode", lambda data: decoded.append(data) or decode(data))
     monkeypatch.setattr(features.Call, "alone", lambda call, image: processed.append(image) or alone(call, image))
     engine = loaded.engine()
@@ -158,7 +159,7 @@ def test_work_ahead_comes_in_order_and_never_runs_further_ahead_than_its_threads
 
 
 def test_an_error_of_work_ahead_reaches_the_caller_in_its_turn():
-    found = []
+    found: list[float] = []
     with pytest.raises(ZeroDivisionError):
         found += flow.ahead(lambda n: 1 / (3 - n), range(9), 2)
     assert len(found) >= 3
