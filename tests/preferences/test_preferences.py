@@ -195,7 +195,7 @@ def test_stored_answers_are_paired_by_other_thresholds_without_asking(labels, re
     assert grown[1] == grown[0] + lost["question", "none_right"]
 
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"sampler": {"temperature": 0.5}}, "config.sampler.temperature was 1.0, is 0.5"),
     ({"wrong": 0.2}, "config.pairs.wrong was 0.5, is 0.2"),
     ({"out": "labels"}, "are both"),
