@@ -79,6 +79,25 @@ def test_batched_left_padded_answers_are_those_of_single_samples(model_folder):
     assert batched == single and all(batched)
 
 
+def test_sampled_answers_differ_within_a_prompt_and_repeat_with_their_seed(model_folder):
+    from dvsft.evaluator import generate
+
+    loaded = generate.load(str(model_folder))
+    images = [Image.new("RGB", (256, 256), color) for color in ("red", "blue")]
+
+    def sampled(seed, temperature=1.0):
+        return generate.answers(loaded, ["What?", "Which color?"], images, 3, temperature, 1.0, seed, 6)
+
+    found = sampled(1)
+    assert [len(of_prompt) for of_prompt in found] == [3, 3]
+    assert len({answer.text for answer in found[0]}) == 3 and sampled(1) == found != sampled(2)
+    cold = sampled(3, 1e-4)
+    assert [answer.text for answer in cold[1]] == generate.generate(loaded, ["Which color?"], images[1:], 6) * 3
+    for answer in found[0] + found[1]:
+        assert answer.finish == "stop" or answer.new_tokens == 6
+        assert answer.prompt_tokens > 64
+
+
 def test_next_tokens_of_a_batch_are_those_of_single_samples(model_folder):
     import torch
 

@@ -123,8 +123,48 @@ def generate(
     """Greedy answers of one batch."""
     batch = encode(loaded, prompts, images)
     tokens = loaded.model.generate(**batch, max_new_tokens=max_new_tokens)
-    answers = tokens[:, batch["input_ids"].shape[1] :]
-    return [text.strip() for text in loaded.processor.batch_decode(answers, skip_special_tokens=True)]
+    return [answer.text or "" for answer in read(loaded, batch, tokens)]
+
+
+@torch.inference_mode()
+def answers(
+    loaded: LocalModel,
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    n: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    max_new_tokens: int = 128,
+) -> list[list[Answer]]:
+    """n sampled answers per prompt and RGB image, in one batch of n * len(prompts); the same for the same seed."""
+    batch = encode(loaded, repeat(prompts, n), repeat(images, n))
+    settings = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokens = loaded.model.generate(**batch, max_new_tokens=max_new_tokens, **settings)
+    found = read(loaded, batch, tokens)
+    return [found[i : i + n] for i in range(0, len(found), n)]
+
+
+def repeat(values: Sequence[Any], n: int) -> list[Any]:
+    return [value for value in values for _ in range(n)]
+
+
+def read(loaded: LocalModel, batch: Any, tokens: torch.Tensor) -> list[Answer]:
+    """The answers in what `generate` returns, (B, prompt + new tokens): each up to its first end token."""
+    prompt = batch["input_ids"].shape[1]
+    stop = loaded.model.generation_config.eos_token_id
+    ends = torch.tensor([] if stop is None else stop, device=tokens.device).flatten()
+    ended = torch.isin(tokens[:, prompt:], ends)
+    texts = loaded.processor.batch_decode(tokens[:, prompt:], skip_special_tokens=True)
+    counts = batch["attention_mask"].sum(1).tolist()
+    found = []
+    for text, count, end in zip(texts, counts, ended, strict=True):
+        stops = bool(end.any())
+        new = int(end.int().argmax()) + 1 if stops else len(end)
+        found.append(Answer(text.strip(), "", "stop" if stops else "length", count, new))
+    return found
 
 
 def devices() -> list[str]:

@@ -26,6 +26,7 @@ from PIL import Image
 from dvsft.evaluator import files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PATCHES, PredictError
+from dvsft.evaluator.records import Lens, LensFigures, Recall
 from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.layout import LayoutSpec
@@ -84,13 +85,13 @@ def write(
     """
     shards = find_shards(labels)
     chosen = choose(shards, pages)
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, LensFigures] = {}
     readings: dict[str, dict[str, Reading]] = {}
     for name, folder in models.items():
         loaded = open_model(folder, shards, device)
         numbers[name], readings[name] = look(loaded, chosen, pictures)
-        numbers[name] |= {"folder": folder, "sight": sight(loaded)}
-    predictions.write_json(out / "lens.json", numbers)
+    written = Lens(**numbers).to_json()
+    predictions.write_json(out / "lens.json", written)
     shown = [page for page in chosen if page.row["id"] in readings[name]]
     views = [
         view(
@@ -98,15 +99,15 @@ def write(
         )
         for page in shown
     ]
-    claims = list(dict.fromkeys(SIGHT[numbers[name]["sight"]] for name in models))
-    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models), "claims": claims})
+    claims = list(dict.fromkeys(SIGHT[figures.sight] for figures in numbers.values()))
+    body = report.render("lens.html.jinja", {"numbers": written, "models": list(models), "claims": claims})
     script = (resources("dvsft.evaluator") / "templates" / "lens.js").read_text("utf-8")
     (out / "lens.html").write_text(webpage.document("Lens", body, script, views), encoding="utf-8")
     return out / "lens.html"
 
 
-def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict[str, Any], dict[str, Reading]]:
-    """(recalls over all pages, the readings of the first `pictures` pages by id). Unreadable pages are counted."""
+def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[LensFigures, dict[str, Reading]]:
+    """(figures over all pages, the readings of the first `pictures` pages by id). Unreadable pages are counted."""
     hits: list[Hit] = []
     kept: dict[str, Reading] = {}
     rejected: Counter[str] = Counter()
@@ -120,7 +121,9 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
         if len(kept) < pictures:
             kept[page.row["id"]] = reading
         print(f"lens: page {i + 1} of {len(pages)}", file=sys.stderr)
-    return recalls(hits) | {"pages": len(pages) - rejected.total(), "rejected": dict(rejected)}, kept
+    counted: dict[str, Any] = {"pages": len(pages) - rejected.total(), "rejected": rejected}
+    found = LensFigures(**recalls(hits), **counted, folder=loaded.model.name_or_path, sight=sight(loaded))
+    return found, kept
 
 
 def find_shards(folder: Shard) -> list[Shard]:
@@ -282,8 +285,7 @@ def measure(page: Page, reading: Reading, spec: LayoutSpec) -> list[Hit]:
 
 
 def recalls(hits: Sequence[Hit]) -> dict[str, Any]:
-    """recall@1 and @5 (0 to 1; pages and plots show percent) and the number of labels: over all labels, by
-    dataset, by word height. As lens.json holds it."""
+    """Those of LensFigures: over all labels, by dataset, by word height."""
     by_dataset: dict[str, list[Hit]] = defaultdict(list)
     by_height: dict[str, list[Hit]] = {name: [] for name in height_names()}
     for hit in hits:
@@ -302,10 +304,10 @@ def height_names() -> list[str]:
     return [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
 
 
-def recall(hits: Sequence[Hit]) -> dict[str, Any]:
+def recall(hits: Sequence[Hit]) -> Recall:
     n = len(hits)
-    share = {f"recall@{k}": sum(hit.rank < k for hit in hits) / n if n else None for k in (1, TOP)}
-    return {"labels": n} | share
+    at_1, at_5 = (sum(hit.rank < k for hit in hits) / n if n else None for k in (1, TOP))
+    return Recall(labels=n, at_1=at_1, at_5=at_5)
 
 
 def view(page: Page, readings: Mapping[str, Reading], layout: LayoutSpec, tokenizer: Any) -> dict[str, Any]:

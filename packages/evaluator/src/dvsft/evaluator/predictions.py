@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from dvsft.evaluator.records import BadLine, Prediction
+from pydantic import ValidationError
+
+from dvsft.evaluator.records import BadLine, Lens, Prediction
 from dvsft.patchlabels.errors import DvsftError
 
 
@@ -27,6 +29,18 @@ def settings(run: Path) -> dict[str, Any]:
         return content
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with: dvsft predict --out {run}") from error
+
+
+def lens_of(run: Path) -> Lens | None:
+    """What lens.json holds; None where there is none. Raises RunError."""
+    path = run / "lens.json"
+    try:
+        return Lens.model_validate_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValidationError as error:
+        found = f"{error.error_count()} of its values, such as {'.'.join(map(str, error.errors()[0]['loc']))}"
+        raise RunError(
+            f"{path}: {found}, are not what this version writes; run dvsft lens --out {run} again"
+        ) from error
 
 
 def read_json(path: Path) -> Any:

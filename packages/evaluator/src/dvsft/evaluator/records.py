@@ -1,10 +1,12 @@
-"""What the evaluator hands on, from a benchmark's file to the report: Sample -> Prediction -> Score."""
+"""What the evaluator hands on, from a benchmark's file to the report: Sample -> Prediction -> Score; and Lens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,40 @@ class Score:
     @property
     def image(self) -> str:
         return self.prediction.image
+
+
+class Recall(BaseModel):
+    """How often a model names the label of a visual token, of several labels."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    labels: int
+    at_1: float | None = Field(validation_alias="recall@1", serialization_alias="recall@1")
+    """Share of the labels whose token is the model's first, 0 to 1; None without labels."""
+    at_5: float | None = Field(validation_alias="recall@5", serialization_alias="recall@5")
+
+
+class LensFigures(BaseModel):
+    """What `dvsft lens` measures of one model."""
+
+    all: Recall
+    datasets: dict[str, Recall]
+    heights: dict[str, Recall]
+    """By the height of the label's word, in patches."""
+    pages: int
+    rejected: dict[str, int]
+    """Unreadable pages, by reason."""
+    folder: str
+    sight: str
+    """What a visual token sees, a key of `lens.SIGHT`."""
+
+
+class Lens(BaseModel):
+    """The content of lens.json."""
+
+    model: LensFigures
+    base: LensFigures | None = None
+    """The same model before training."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: figures.model_dump(by_alias=True) for name, figures in self if figures}
