@@ -349,7 +349,7 @@ def test_each_thread_has_a_request_and_results_of_its_own():
 
 
 def test_the_fast_precision_is_not_that_of_float32_and_reads_nearly_the_same(engine):
-    fast = make_engine(Ocr(backend="openvino", precision="fast"))
+    fast: Any = make_engine(Ocr(backend="openvino", precision="fast"))
     for model in (fast._detector.text_det, fast._recognizer.text_rec):
         assert model.session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() in ("bf16", "bfloat16")
     page = image.decode((SAMPLES / "docvqa/documents/table.png").read_bytes()).crop((0, 0, 800, 400))

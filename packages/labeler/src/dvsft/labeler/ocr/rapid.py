@@ -73,8 +73,9 @@ class RapidOcr(LineEngine):
         loaded: list[Any] = [self._detector.text_det, self._recognizer.text_rec]
         for model in loaded:
             require_provider(model.session.session, settings.gpu)  # RapidOCR falls back to the CPU without a word
-        prepare = Levels(self._detector.text_det.get_preprocess())
-        self._detector.text_det.get_preprocess = lambda: prepare
+        detector = loaded[0]
+        prepare = Levels(detector.get_preprocess())
+        detector.get_preprocess = lambda: prepare
         if settings.backend == "openvino":
             self._run_on_openvino(settings)
         self.min_side = settings.min_side
@@ -85,11 +86,11 @@ class RapidOcr(LineEngine):
         import rapidocr
 
         folder = Path(rapidocr.__file__).parent / "models"
-        detector = Path(settings.det_model or folder / f"{DET_MODEL}.onnx")
-        self._detector.text_det.session = OpenVinoSession(detector, settings.precision)
+        detector: Any = self._detector.text_det
+        detector.session = OpenVinoSession(Path(settings.det_model or folder / f"{DET_MODEL}.onnx"), settings.precision)
         if settings.precision == "fast":
-            recognizer = Path(settings.rec_model or folder / f"{REC_MODEL}.onnx")
-            self._recognizer.text_rec.session = OpenVinoSession(recognizer, settings.precision)
+            model = Path(settings.rec_model or folder / f"{REC_MODEL}.onnx")
+            self._recognizer.text_rec.session = OpenVinoSession(model, settings.precision)
 
     def detect(self, image: np.ndarray) -> np.ndarray:
         boxes = self._detector(image, use_det=True, use_cls=False, use_rec=False).boxes
