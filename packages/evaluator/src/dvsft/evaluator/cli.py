@@ -68,6 +68,7 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
 
 def add_endpoint(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://host:8000/v1")
+    verb.add_argument("--window", type=positive, default=64, help="requests under way at a time, default %(default)s")
     verb.add_argument("--served-name", metavar="NAME", help="the model to ask there; default: what --model says")
     verb.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's API key")
 
@@ -182,7 +183,7 @@ def tag_of(text: str) -> tuple[str, str]:
     return key, value
 
 
-Makers = list[Callable[[], predict.Answerer]]
+Makers = list[Callable[[], predict.Engine]]
 
 
 def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Mapping[str, Any] | None, Makers]:
@@ -194,11 +195,11 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
 
         name = options.served_name or options.model
         asked = endpoint.connect(options.endpoint, name, sent_as(options.model, patches), api_key(options))
-        return asked.served, [lambda: asked]
+        return asked.served, [partial(asked.engine, options.window)]
     from dvsft.evaluator import generate
 
     devices = options.devices.split(",") if options.devices else generate.devices()
-    return None, [partial(generate.load, options.model, device, patches) for device in devices]
+    return None, [partial(generate.open_engine, options.model, device, patches) for device in devices]
 
 
 def sent_as(model: str, patches: tuple[int, int]) -> LayoutSpec | None:
