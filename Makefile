@@ -19,7 +19,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
-	evaluate schema test test-matrix lint docs format \
+	evaluate schema test test-matrix test-lowest pythons lint docs format \
 	bench bench-train check-trainers corners clean clean-outputs
 
 help:  ## list the targets
@@ -72,24 +72,34 @@ evaluate: | dev  ## run a verb of the evaluator: ARGS="predict ..." or score, re
 	@$(DEV) run -q --no-sync dvsft $(ARGS)
 
 schema: | dev  ## write the JSON Schema of the config files, for editors
-	@for kind in label train; do \
+	@for kind in label train preferences; do \
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
 test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
 	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 PYTHONS ?= 3.11 3.12 3.13
-test-matrix: | $(UV)  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
-	@for python in $(PYTHONS); do \
-		export UV_PROJECT_ENVIRONMENT=.venvs/test-$$python; echo "Python $$python"; \
-		$(UV) sync -q --frozen --python $$python --group dev && \
-		$(UV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS) || exit 1; \
-	done
-	@echo "Python 3.11, lowest versions"
-	@$(UV) venv -q --clear --python 3.11 .venvs/test-lowest
+LOWEST ?= 3.11
+MATRIX = pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
+test-matrix: pythons $(PYTHONS:%=test-%) test-lowest  ## run the tests on every Python, then with the lowest versions of dependencies: PYTHONS="3.11 3.12 3.13"
+
+pythons: | $(UV)  ## say which Pythons of the matrix uv does not find
+	@for python in $(sort $(PYTHONS) $(LOWEST)); do \
+		$(UV) python find -q --no-project --no-python-downloads $$python >/dev/null 2>&1 || missing="$$missing $$python"; \
+	done; [ -z "$$missing" ] || { echo "error: uv finds no Python$$missing; uv python install$$missing," \
+		"or put the bin/ of an installed one first on PATH" >&2; exit 2; }
+
+$(PYTHONS:%=test-%): test-%: | $(UV)
+	@echo "Python $*"
+	@UV_PROJECT_ENVIRONMENT=.venvs/test-$* $(UV) sync -q --frozen --no-python-downloads --python $* --group dev
+	@OMP_NUM_THREADS=1 .venvs/test-$*/bin/python -m $(MATRIX)
+
+test-lowest: | $(UV)  ## run the tests with the lowest versions of the dependencies
+	@echo "Python $(LOWEST), lowest versions"
+	@$(UV) venv -q --clear --no-python-downloads --python $(LOWEST) .venvs/test-lowest
 	@$(UV) pip install -q --python .venvs/test-lowest --resolution lowest-direct --group dev -e . \
 		$(patsubst %/,-e %,$(wildcard packages/*/))
-	@.venvs/test-lowest/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not cluster" $(ARGS)
+	@OMP_NUM_THREADS=1 .venvs/test-lowest/bin/python -m $(MATRIX)
 
 lint: | dev  ## run ruff and mypy
 	@$(DEV) run -q --no-sync ruff check .

@@ -1,4 +1,4 @@
-"""Imports point one way: patchlabels, visionloss <- labeler, trainer, evaluator <- pipelines."""
+"""Imports point one way: patchlabels, visionloss <- labeler, trainer, evaluator <- preferences, pipelines."""
 
 import ast
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
-MEMBERS = ("patchlabels", "visionloss", "labeler", "trainer", "evaluator")
+MEMBERS = ("patchlabels", "visionloss", "labeler", "trainer", "evaluator", "preferences")
 ALLOWED = {
     "patchlabels": set(),
     "labeler": {"patchlabels"},
     "visionloss": {"patchlabels"},
     "trainer": {"patchlabels", "visionloss"},
     "evaluator": {"patchlabels", "visionloss"},
+    "preferences": {"patchlabels", "labeler", "evaluator"},
 }
 HEAVY = {
     "patchlabels": {"torch", "apache_beam"},
@@ -20,6 +21,7 @@ HEAVY = {
     "visionloss": {"transformers", "deepspeed", "peft", "numpy", "pydantic", "apache_beam"},
     "trainer": {"apache_beam"},
     "evaluator": {"apache_beam"},
+    "preferences": {"deepspeed"},
 }
 
 WITH_TORCH = (

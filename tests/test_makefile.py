@@ -2,10 +2,14 @@
 
 import os
 import pty
+import shutil
 import subprocess
+import sys
 
 import pytest
 from support import ROOT
+
+UV = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
 
 
 @pytest.fixture
@@ -60,3 +64,10 @@ def test_outputs_go_only_for_a_yes(outputs, answer):
     os.close(theirs)
     assert "remove out/" in done.stdout
     assert outputs.exists() == (answer != "y")
+
+
+def test_the_matrix_names_the_pythons_that_are_missing_before_any_test_runs(outputs):
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    done = make(outputs, "test-matrix", f"PYTHONS={python} 3.99", f"LOWEST={python}", f"UV={UV}")
+    assert done.returncode == 2 and "lowest" not in done.stdout and f"Python {python}" not in done.stdout
+    assert done.stderr.startswith("error: uv finds no Python 3.99; uv python install 3.99, or ")

@@ -172,7 +172,8 @@ def figures(run: Path) -> dict[str, Any]:
         for name in TRANSCRIPTIONS
         if name in opened.items
     }
-    recall = opened.lens["model"]["all"]
+    assert opened.lens is not None, "judge_on looks through the lens"
+    recall = opened.lens.to_json()["model"]["all"]
     return {
         "scores": scores,
         "recall@1": 100 * recall["recall@1"],

@@ -340,8 +340,16 @@ def write_run(folder, answers, lens=None, **tags):
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps({"benchmark": name, **line}) + "\n" for line in lines))
     if lens is not None:
-        write_json(folder / "lens.json", {"model": {"all": lens}})
+        about = {"datasets": {}, "heights": {}, "pages": 1, "rejected": {}, "folder": folder.name, "sight": "past"}
+        write_json(folder / "lens.json", {"model": {"all": {"labels": 100, **lens}, **about}})
     return folder
+
+
+def engine_of(function):
+    """An engine around a function of prompts, images and the most new tokens."""
+    from dvsft.evaluator import predict
+
+    return predict.Engine(lambda batch, max_new_tokens: function(*batch, max_new_tokens))
 
 
 @pytest.fixture

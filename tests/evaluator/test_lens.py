@@ -82,7 +82,7 @@ def test_the_lens_reads_un_shifted_one_token_off_finds_nothing(trained, labels_f
         right += lens.measure(page, reading, loaded.layout)
         late = lens.Reading(reading.tokens.roll(1, 0), reading.probabilities.roll(1, 0))
         shifted += lens.measure(page, late, loaded.layout)
-    assert lens.recall(right)["recall@1"] > 0.8 > 0.4 > lens.recall(shifted)["recall@1"]
+    assert lens.recall(right).at_1 > 0.8 > 0.4 > lens.recall(shifted).at_1
 
 
 def test_readings_are_the_models_own_logits_at_the_image_tokens(model_folder, labels_folder):
@@ -117,7 +117,7 @@ def test_unreadable_pages_are_counted_and_the_rest_is_measured(model_folder, lab
     rows.write(tmp_path / "0.parquet", pages, rows.open_shard(shard)[1])
     loaded = lens.open_model(str(model_folder), [tmp_path / "0.parquet"], "cpu")
     numbers, kept = lens.look(loaded, lens.choose([tmp_path / "0.parquet"], 5), 5)
-    assert numbers["rejected"] == {"not_an_image": 1} and numbers["pages"] == 1
+    assert numbers.rejected == {"not_an_image": 1} and numbers.pages == 1
     assert list(kept) == [pages[1]["id"]]
 
 
@@ -136,7 +136,7 @@ def test_labels_of_one_visual_token_do_not_push_each_other_down(labels_folder, m
 def test_word_heights_fall_into_their_bins():
     hits = [lens.Hit("d", h, r) for h, r in ((0.4, 0), (0.5, 4), (2.9, 5), (3.0, 0))]
     bins = lens.recalls(hits)["heights"]
-    assert {name: found["recall@5"] for name, found in bins.items()} == {
+    assert {name: found.at_5 for name, found in bins.items()} == {
         "below 0.5": 1.0, "0.5 to 0.75": 1.0, "2 to 3": 0.0, "3 and more": 1.0,
     }  # fmt: skip
 

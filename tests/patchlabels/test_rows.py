@@ -1,6 +1,7 @@
 """The Parquet contract."""
 
 import io
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -192,3 +193,10 @@ def test_a_tokenizer_is_known_by_the_bytes_of_its_file():
 
     expected = hashlib.sha256((SAMPLES / "processor/tokenizer.json").read_bytes()).hexdigest()
     assert rows.tokenizer_sha256(SAMPLES / "processor") == expected
+
+
+def test_what_made_the_pairs_is_kept_and_shards_without_pairs_say_nothing_of_it():
+    plain = rows.Metadata.from_json(metadata().to_json())
+    assert plain.pairs is None and "pairs" not in json.loads(metadata().to_json())
+    made = metadata(pairs={"sampler": "some/model", "samples": 16, "right": 1.0})
+    assert rows.Metadata.from_json(made.to_json()) == made

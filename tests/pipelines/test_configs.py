@@ -5,9 +5,10 @@ from support import ROOT
 
 from dvsft.labeler.config import Config as LabelConfig
 from dvsft.patchlabels import command
+from dvsft.preferences.config import Config as PreferencesConfig
 from dvsft.trainer.config import Config as TrainConfig
 
-KINDS = {"label": LabelConfig, "train": TrainConfig}
+KINDS = {"label": LabelConfig, "train": TrainConfig, "preferences": PreferencesConfig}
 SCHEMAS = ROOT / "pipelines/configs/schema"
 CONFIGS = sorted((ROOT / "pipelines/configs").rglob("*.toml"))
 
@@ -22,7 +23,8 @@ def test_the_schema_is_that_of_the_settings(kind, capsys):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_names_its_schema_in_its_first_line(path):
     comment, _, name = path.read_text().partition("\n")[0].partition(" ")
-    kind = "train" if "train" in path.relative_to(ROOT / "pipelines/configs").parts else "label"
+    folder = path.relative_to(ROOT / "pipelines/configs").parts[0]
+    kind = folder if folder in KINDS else "label"
     assert comment == "#:schema" and (path.parent / name).resolve() == SCHEMAS / f"{kind}.json"
 
 

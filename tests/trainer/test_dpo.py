@@ -16,10 +16,11 @@ from dvsft.trainer import train as training
 from dvsft.trainer.batch import FILLER, Encoder, Example, Pair
 from dvsft.trainer.checkpoint import ResumeError
 from dvsft.trainer.config import ConfigError, Lora
-from dvsft.trainer.families import qwen_vl
+from dvsft.trainer.families import ModelError, qwen_vl
 from dvsft.trainer.methods.dpo import Dpo
 from dvsft.trainer.methods.dv_dpo import DvDpo
 from dvsft.trainer.model import add_lora, freeze
+from dvsft.trainer.reference import weights_sha256
 from dvsft.trainer.train import train
 from dvsft.visionloss.loss import IGNORE
 
@@ -293,6 +294,20 @@ def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, t
     train(config, resume=True)
     assert file.read_bytes() == (trained / "reference.parquet").read_bytes()
     assert series(tmp_path / "run", "dpo_loss") == pytest.approx(series(trained, "dpo_loss"), abs=1e-6)
+
+
+def test_bases_of_other_weights_have_other_hashes_whatever_their_format(tmp_path):
+    with pytest.raises(ModelError, match=r"holds no weights; expected \*.safetensors or pytorch_model\*.bin"):
+        weights_sha256(tmp_path)
+    found = []
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        for content in (b"one", b"two"):
+            (tmp_path / name).write_bytes(content)
+            found.append(weights_sha256(tmp_path))
+    assert len(set(found)) == 4
+    (tmp_path / "pytorch_model.bin").write_bytes(b"three")  # transformers loads the other file
+    (tmp_path / "training_args.bin").write_bytes(b"no weight")
+    assert weights_sha256(tmp_path) == found[3]
 
 
 def test_sft_on_pairs_is_one_line_of_difference_and_learns_the_chosen_answers(trained, tiny, pair_shard, tmp_path):

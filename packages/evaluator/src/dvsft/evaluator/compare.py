@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import benchmarks, pairing, paper, predictions, score, stats
-from dvsft.evaluator.records import Score
+from dvsft.evaluator.records import Lens, Score
 from dvsft.evaluator.score import Judged, Summary
 
 AVERAGE = "average"
@@ -25,8 +25,8 @@ class Run:
     scorer_set: str
     settings: dict[str, Any]
     """What run.json says."""
-    lens: dict[str, Any]
-    """The numbers of lens.json where `dvsft lens` wrote into the folder, else empty."""
+    lens: Lens | None
+    """What `dvsft lens` wrote into the folder, if it did."""
 
     @property
     def name(self) -> str:
@@ -49,10 +49,8 @@ class Run:
 
 
 def open_run(path: Path, scorer_set: str = "official") -> Run:
-    """Raises RunError if path is no run folder."""
-    lens = path / "lens.json"
-    numbers = predictions.read_json(lens) if lens.exists() else {}
-    return Run(path.resolve(), scorer_set, predictions.settings(path), numbers)
+    """Raises RunError if path is no run folder, or holds a lens.json of another version."""
+    return Run(path.resolve(), scorer_set, predictions.settings(path), predictions.lens_of(path))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dvsft.evaluator import compare, paper, plots
 from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.compare import Run
 from dvsft.evaluator.plots import Point
+from dvsft.evaluator.records import Recall
 
 SCALE = "scale of the drawn page"
 
@@ -92,8 +93,9 @@ def panel(benchmark: Benchmark) -> str:
 
 def alignment(run: Run) -> dict[str, float]:
     """What `dvsft lens` measured over all labels, in percent."""
-    found = run.lens.get("model", {}).get("all", {})
-    return {key: 100 * found[key] for key in ("recall@1", "recall@5") if found.get(key) is not None}
+    found = run.lens.model.all if run.lens else Recall(labels=0, at_1=None, at_5=None)
+    shares = {"recall@1": found.at_1, "recall@5": found.at_5}
+    return {key: 100 * share for key, share in shares.items() if share is not None}
 
 
 def resolutions(run: Run) -> list[Point]:

@@ -26,6 +26,7 @@ from PIL import Image
 from dvsft.evaluator import files, generate, predictions, report
 from dvsft.evaluator.generate import LocalModel
 from dvsft.evaluator.predict import PATCHES, PredictError
+from dvsft.evaluator.records import Lens, LensFigures, Recall
 from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.layout import LayoutSpec
@@ -36,6 +37,7 @@ TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
 COLUMNS = ["id", "width", "height", "rows", "cols", "visual_tokens", "words", "patch_index", "token_id", "label_word"]
+COLUMNS += ["qa", "pairs"]
 
 Shard = Path | str
 """A file, or an address (dvsft.patchlabels.shards)."""
@@ -84,13 +86,13 @@ def write(
     """
     shards = find_shards(labels)
     chosen = choose(shards, pages)
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, LensFigures] = {}
     readings: dict[str, dict[str, Reading]] = {}
     for name, folder in models.items():
         loaded = open_model(folder, shards, device)
         numbers[name], readings[name] = look(loaded, chosen, pictures)
-        numbers[name] |= {"folder": folder, "sight": sight(loaded)}
-    predictions.write_json(out / "lens.json", numbers)
+    written = Lens(**numbers).to_json()
+    predictions.write_json(out / "lens.json", written)
     shown = [page for page in chosen if page.row["id"] in readings[name]]
     views = [
         view(
@@ -98,15 +100,15 @@ def write(
         )
         for page in shown
     ]
-    claims = list(dict.fromkeys(SIGHT[numbers[name]["sight"]] for name in models))
-    body = report.render("lens.html.jinja", {"numbers": numbers, "models": list(models), "claims": claims})
+    claims = list(dict.fromkeys(SIGHT[figures.sight] for figures in numbers.values()))
+    body = report.render("lens.html.jinja", {"numbers": written, "models": list(models), "claims": claims})
     script = (resources("dvsft.evaluator") / "templates" / "lens.js").read_text("utf-8")
     (out / "lens.html").write_text(webpage.document("Lens", body, script, views), encoding="utf-8")
     return out / "lens.html"
 
 
-def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict[str, Any], dict[str, Reading]]:
-    """(recalls over all pages, the readings of the first `pictures` pages by id). Unreadable pages are counted."""
+def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[LensFigures, dict[str, Reading]]:
+    """(figures over all pages, the readings of the first `pictures` pages by id). Unreadable pages are counted."""
     hits: list[Hit] = []
     kept: dict[str, Reading] = {}
     rejected: Counter[str] = Counter()
@@ -120,7 +122,9 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[dict
         if len(kept) < pictures:
             kept[page.row["id"]] = reading
         print(f"lens: page {i + 1} of {len(pages)}", file=sys.stderr)
-    return recalls(hits) | {"pages": len(pages) - rejected.total(), "rejected": dict(rejected)}, kept
+    counted: dict[str, Any] = {"pages": len(pages) - rejected.total(), "rejected": rejected}
+    found = LensFigures(**recalls(hits), **counted, folder=loaded.model.name_or_path, sight=sight(loaded))
+    return found, kept
 
 
 def find_shards(folder: Shard) -> list[Shard]:
@@ -157,10 +161,10 @@ def open_model(folder: str, shards: Sequence[Shard], device: str) -> LocalModel:
     return loaded
 
 
-def choose(shards: Sequence[Shard], count: int) -> list[Page]:
-    """Up to `count` labeled pages at random, always the same ones for the same shards. Their words are held in
-    memory, their images in a file that goes away with the last page."""
-    places = [place for shard in shards for place in labeled_places(shard)]
+def choose(shards: Sequence[Shard], count: int, having: str = "patch_index") -> list[Page]:
+    """Up to `count` pages that have labels, or anything else in the column `having`, at random, always the same ones
+    for the same shards. Their words are held in memory, their images in a file that goes away with the last page."""
+    places = [place for shard in shards for place in places_having(shard, having)]
     chosen = random.Random(0).sample(places, min(count, len(places)))
     found, images = dict[Place, Page](), Images()
     for shard, members in groupby(sorted(chosen), key=lambda place: place[0]):
@@ -168,12 +172,12 @@ def choose(shards: Sequence[Shard], count: int) -> list[Page]:
     return [found[place] for place in chosen]
 
 
-def labeled_places(shard: Shard) -> Iterator[Place]:
-    """Where the pages of a shard are that have labels. Reads how many labels there are, nothing else."""
+def places_having(shard: Shard, column: str) -> Iterator[Place]:
+    """Where the pages of a shard are whose list in a column is not empty. Reads that column alone."""
     parquet, _ = rows.open_shard(shard)
-    for group in range(parquet.num_row_groups):
-        labels = parquet.read_row_group(group, columns=["patch_index"])["patch_index"]
-        for row, number in enumerate(pc.list_value_length(labels).to_pylist()):
+    for group in range(parquet.num_row_groups if column in parquet.schema_arrow.names else 0):
+        lists = parquet.read_row_group(group, columns=[column])[column]
+        for row, number in enumerate(pc.list_value_length(lists).to_pylist()):
             if number:
                 yield str(shard), group, row
 
@@ -282,8 +286,7 @@ def measure(page: Page, reading: Reading, spec: LayoutSpec) -> list[Hit]:
 
 
 def recalls(hits: Sequence[Hit]) -> dict[str, Any]:
-    """recall@1 and @5 (0 to 1; pages and plots show percent) and the number of labels: over all labels, by
-    dataset, by word height. As lens.json holds it."""
+    """Those of LensFigures: over all labels, by dataset, by word height."""
     by_dataset: dict[str, list[Hit]] = defaultdict(list)
     by_height: dict[str, list[Hit]] = {name: [] for name in height_names()}
     for hit in hits:
@@ -302,10 +305,10 @@ def height_names() -> list[str]:
     return [f"below {edges[0]}", *between, f"{edges[-1]} and more"]
 
 
-def recall(hits: Sequence[Hit]) -> dict[str, Any]:
+def recall(hits: Sequence[Hit]) -> Recall:
     n = len(hits)
-    share = {f"recall@{k}": sum(hit.rank < k for hit in hits) / n if n else None for k in (1, TOP)}
-    return {"labels": n} | share
+    at_1, at_5 = (sum(hit.rank < k for hit in hits) / n if n else None for k in (1, TOP))
+    return Recall(labels=n, at_1=at_1, at_5=at_5)
 
 
 def view(page: Page, readings: Mapping[str, Reading], layout: LayoutSpec, tokenizer: Any) -> dict[str, Any]:

@@ -1,10 +1,12 @@
-"""What the evaluator hands on, from a benchmark's file to the report: Sample -> Prediction -> Score."""
+"""What the evaluator hands on, from a benchmark's file to the report: Sample -> Prediction -> Score; and Lens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Sample:
     references: tuple[str, ...]
     """Empty where the publisher keeps them (test sets)."""
     read_image: Callable[[], bytes]
-    """The encoded bytes, read when called; OSError if they are not there."""
+    """The encoded bytes, read when called; OSError if they are not there. Equal for samples that share a file."""
     scale: float = 1.0
     """Factor on width and height before the model's own resize."""
 
@@ -40,7 +42,13 @@ class Prediction:
     """Equal for samples that share an image: the sha256 of its bytes in our own files."""
     benchmark: str = ""
     seconds: float | None = None
-    """Share of the time that the sample's batch took."""
+    """Share of the time that the answers of the sample's batch took, without what is prepared ahead."""
+    finish: str = ""
+    """Why the answer ended: "stop", or "length" if it was cut off; "" if unknown."""
+    prompt_tokens: int | None = None
+    """What the model took in, visual tokens included."""
+    new_tokens: int | None = None
+    """Of the answer, its end included."""
 
     @property
     def reason(self) -> str:
@@ -58,6 +66,9 @@ class Prediction:
             "prediction": self.text,
             "references": list(self.references),
             "seconds": self.seconds,
+            "finish": self.finish or None,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
         }
         return line | ({"error": self.error} if self.error else {})
 
@@ -85,6 +96,9 @@ class Prediction:
             image=str(line.get("image_sha256") or line.get("image") or name.rpartition("#")[0] or name),
             benchmark=str(line.get("benchmark") or ""),
             seconds=line.get("seconds"),
+            finish=str(line.get("finish") or ""),
+            prompt_tokens=line.get("prompt_tokens"),
+            new_tokens=line.get("new_tokens"),
         )
 
 
@@ -111,3 +125,40 @@ class Score:
     @property
     def image(self) -> str:
         return self.prediction.image
+
+
+class Recall(BaseModel):
+    """How often a model names the label of a visual token, of several labels."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    labels: int
+    at_1: float | None = Field(validation_alias="recall@1", serialization_alias="recall@1")
+    """Share of the labels whose token is the model's first, 0 to 1; None without labels."""
+    at_5: float | None = Field(validation_alias="recall@5", serialization_alias="recall@5")
+
+
+class LensFigures(BaseModel):
+    """What `dvsft lens` measures of one model."""
+
+    all: Recall
+    datasets: dict[str, Recall]
+    heights: dict[str, Recall]
+    """By the height of the label's word, in patches."""
+    pages: int
+    rejected: dict[str, int]
+    """Unreadable pages, by reason."""
+    folder: str
+    sight: str
+    """What a visual token sees, a key of `lens.SIGHT`."""
+
+
+class Lens(BaseModel):
+    """The content of lens.json."""
+
+    model: LensFigures
+    base: LensFigures | None = None
+    """The same model before training."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: figures.model_dump(by_alias=True) for name, figures in self if figures}

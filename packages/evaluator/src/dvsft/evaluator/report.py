@@ -54,7 +54,9 @@ def collect(runs: Sequence[Run]) -> dict[str, Any]:
         "paper": {model: cells(row) for model, row in compare.paper_rows().items()},
         "paper_official": paper.OFFICIAL,
         "notes": [*paper.NOTES, *incomplete(runs), *not_compared(runs)],
-        "runs": [{"name": run.name, "settings": run.settings, "lens": run.lens} for run in runs],
+        "runs": [
+            {"name": run.name, "settings": run.settings, "lens": run.lens.to_json() if run.lens else {}} for run in runs
+        ],
         "scores": {run.name: {name: judged.to_json() for name, judged in run.judged.items()} for run in runs},
         "differences": {
             name: {run: asdict(found) for run, found in members.items()} for name, members in differences.items()

@@ -92,7 +92,8 @@ class Metadata:
 
     layout: the family, and the fields of processor and model that it reads. tokenizer: {name, sha256}. policy: the
     label rules. producer: the OCR engine or renderer with its models and versions. fingerprint: sha256 over the pages
-    that went in.
+    that went in. pairs: what made the preference pairs, where there are any: sampler, temperature, top_p, samples,
+    seed, scorer and the thresholds.
     """
 
     layout: LayoutSpec
@@ -103,6 +104,7 @@ class Metadata:
     split: str
     fingerprint: str
     schema_version: int = SCHEMA_VERSION
+    pairs: Mapping[str, Any] | None = None
 
     @property
     def has_sets(self) -> bool:
@@ -110,7 +112,8 @@ class Metadata:
         return self.policy.get("contested") == "set"
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = asdict(self)
+        return json.dumps(fields if self.pairs else {k: v for k, v in fields.items() if k != "pairs"}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Metadata:

@@ -22,6 +22,7 @@ from dvsft.trainer import engine as engines
 from dvsft.trainer.batch import Reference
 from dvsft.trainer.branches import REJECTED
 from dvsft.trainer.checkpoint import ResumeError
+from dvsft.trainer.families import ModelError
 from dvsft.trainer.methods.sft import answer_positions
 from dvsft.trainer.pages import DataError
 
@@ -109,9 +110,13 @@ def _read(file: Path, sha256: str, ids: Sequence[str]) -> Reference:
 
 
 def weights_sha256(folder: Path) -> str:
-    """Over the bytes of a checkpoint's weight files."""
+    """Over the bytes of a checkpoint's weight files: those that transformers loads, safetensors where there are any.
+    Raises ModelError for a folder without weights."""
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not found:
+        raise ModelError(f"{folder} holds no weights; expected *.safetensors or pytorch_model*.bin")
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in found:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -117,7 +117,7 @@ def preference_pass(
     surrogate, rows, hits = row_loss(
         hidden[positions],
         model.get_output_embeddings(),
-        torch.cat([batch["labels"][positions, None], batch["more_labels"][positions]], 1),
+        torch.cat([batch["labels"][positions][:, None], batch["more_labels"][positions]], 1),
         image_index,
         weight.to(torch.promote_types(hidden.dtype, torch.float32)),
         beta=beta,

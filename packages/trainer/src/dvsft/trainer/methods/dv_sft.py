@@ -43,7 +43,7 @@ class DvSft(Method):
         loss, rows, hits = row_loss(
             hidden[labeled],
             model.get_output_embeddings(),
-            torch.cat([batch["labels"][labeled, None], batch["more_labels"][labeled]], 1),
+            torch.cat([batch["labels"][labeled][:, None], batch["more_labels"][labeled]], 1),
             image_index,
             weight,
             beta=self.beta,
