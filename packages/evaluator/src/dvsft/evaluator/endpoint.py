@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import time
 import urllib.error
@@ -16,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator.predict import Answer, PredictError
+from dvsft.patchlabels import webpage
 from dvsft.patchlabels.layout import LayoutSpec
 
 ATTEMPTS = 4
@@ -47,7 +46,7 @@ class Endpoint:
 
     def ask(self, prompt: str, image: Image.Image, max_new_tokens: int) -> Answer:
         content = [
-            {"type": "image_url", "image_url": {"url": data_url(fit(image, self.layout))}},
+            {"type": "image_url", "image_url": {"url": webpage.png(fit(image, self.layout))}},
             {"type": "text", "text": prompt},
         ]
         body = {
@@ -127,9 +126,3 @@ def fit(image: Image.Image, layout: LayoutSpec | None) -> Image.Image:
     (view,) = layout.fit(*image.size).views
     size = round(view.cols * view.side[0]), round(view.rows * view.side[1])
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
