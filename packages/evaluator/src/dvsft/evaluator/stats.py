@@ -17,7 +17,7 @@ Names = Sequence[Hashable] | np.ndarray
 
 def indices(names: Names) -> np.ndarray:
     """(n,) names -> (n,) of int, equal where the names are."""
-    found: np.ndarray = np.unique(names, return_inverse=True)[1]
+    found: np.ndarray = np.unique(np.asarray(names), return_inverse=True)[1]
     return found
 
 

@@ -30,7 +30,7 @@ def fields(i: int, row: Row) -> list[Fields]:
 
 
 def both_splits(
-    name: str, title: str, config: str, local: Callable[[Path, str], Iterable[Sample]], layout: str
+    name: str, title: str, config: str, local: Callable[..., Iterable[Sample]], layout: str
 ) -> list[Benchmark]:
     """A task of challenge 17: its validation split, and its test split, which the server scores. config: on the hub.
     layout: {} stands for the split."""
