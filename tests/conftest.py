@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import lru_cache
@@ -18,6 +19,10 @@ import hub
 import pytest
 import s3
 from support import ROOT, SAMPLES
+
+# The tests start some forty processes, most of which import torch; compiled modules save each more than half of that.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 SLOW_FILES = (
     "cluster/test_flink",

@@ -21,6 +21,11 @@ VERSION_1_DROPS = ("no_glyph", "misaligned", "no_token", "too_many_tokens", "too
 FONTS = ROOT / "packages/labeler/src/dvsft/labeler/fonts"
 
 
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The figures of every step in a log.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 SPECS: dict[str, dict[str, Any]] = {
     "qwen_vl": {"patch_size": 16, "merge_size": 2, "min_pixels": 65536, "max_pixels": 2097152},
     "internvl": {"image_seq_length": 256, "size": 448, "min_patches": 1, "max_patches": 12},

@@ -22,7 +22,8 @@ DOWNLOADS = ROOT / ".flink/jars"
 
 
 def command(config: Path, out: Path | str, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "dvsft.labeler.commands.label", "--config", str(config), "--out", str(out), *flags]
+    command = [sys.executable, "-m", "dvsft.patchlabels.command", "label"]
+    return [*command, "--config", str(config), "--out", str(out), *flags]
 
 
 def submit(config: Path, out: Path | str, *flags: str) -> None:

@@ -357,7 +357,7 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(scored, filter_confi
     run, _ = scored
     config = filter_config(perplexities="killed")
     out = config.parent / "killed"
-    command = [sys.executable, "-m", "dvsft.labeler.commands.filter", "--config", str(config)]
+    command = [sys.executable, "-m", "dvsft.patchlabels.command", "filter", "--config", str(config)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     end = time.monotonic() + 200
     while len(list(out.glob("perplexities/*/*.parquet"))) < 2:

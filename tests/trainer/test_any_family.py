@@ -66,10 +66,11 @@ def label_family(folders, tmp_path_factory):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_text_becomes_labels_a_checkpoint_answers_and_a_picture(folders, label_family, tmp_path, name):
+    from support import read_log
+
     from dvsft.evaluator import predictions
     from dvsft.patchlabels.settings import build
     from dvsft.trainer.config import Config
-    from dvsft.trainer.track import read_log
     from dvsft.trainer.train import train
 
     labeled = label_family(name)

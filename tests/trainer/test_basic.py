@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from support import read_log
 from test_batch import TEXT_ONLY, example_of
 from torch.nn import functional as F
 from trainer_fixtures import ALIKE, SPEC, draw_page, make_config, write_toml
@@ -22,7 +23,6 @@ from dvsft.trainer.methods.basic import (
 )
 from dvsft.trainer.methods.sft import Sft
 from dvsft.trainer.model import SupervisedModel, part_of
-from dvsft.trainer.track import read_log
 
 D, VOCABULARY, LAYERS = 24, 97, 6
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import read_log
 from test_basic import inputs_of, naive_direction, naive_divergence
 from test_batch import TEXT_ONLY, example_of
 from torch import nn
@@ -19,7 +20,6 @@ from dvsft.trainer.families import ModelError, convention, family_of, qwen_vl
 from dvsft.trainer.methods.basic import Basic
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.model import SupervisedModel, add_lora, audit, freeze, part_of
-from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 SOURCES = ROOT / "packages/trainer/src/dvsft/trainer"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from support import read_log
 from test_batch import TEXT_ONLY, example_of
 from trainer_fixtures import SPEC, draw_page, make_config
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -15,7 +16,6 @@ from dvsft.trainer.batch import Encoder
 from dvsft.trainer.methods.basic import Basic
 from dvsft.trainer.methods.dv_sft import DvSft
 from dvsft.trainer.methods.sft import Sft
-from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 ALL = (Sft(), DvSft(vision_weight=0.7, beta=0.2), Basic(direction_weight=0.6, semantics_weight=0.3))

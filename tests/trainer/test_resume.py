@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import read_log
 from torch import distributed
 from trainer_fixtures import ROOT, draw_page, make_config, write_shard
 
@@ -18,7 +19,7 @@ from dvsft.trainer import engine as engines
 from dvsft.trainer import train as training
 from dvsft.trainer.checkpoint import ResumeError
 from dvsft.trainer.pages import DataError
-from dvsft.trainer.track import open_tracker, read_log
+from dvsft.trainer.track import open_tracker
 from dvsft.trainer.train import TrainingError, train
 
 SHORT = {"optimizer__max_steps": 4, "optimizer__epochs": 2, "checkpoint__resume_every": 2}

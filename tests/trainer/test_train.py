@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from support import alone
+from support import alone, read_log
 from trainer_fixtures import (
     draw_page,
     final_weights,
@@ -34,7 +34,6 @@ from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 from dvsft.trainer.card import model_card
 from dvsft.trainer.checkpoint import PROCESSOR_FILES, ResumeError
 from dvsft.trainer.tiny import write_tiny
-from dvsft.trainer.track import read_log
 from dvsft.trainer.train import train
 
 STAGES = (0, 1, 2, 3)

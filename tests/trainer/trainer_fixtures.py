@@ -232,6 +232,6 @@ def final_weights(output):
 
 def series(output, name, log="log.jsonl"):
     """One figure of a run, step by step."""
-    from dvsft.trainer.track import read_log
+    from support import read_log
 
     return [line[name] for line in read_log(output / log) if name in line]

@@ -7,9 +7,11 @@ Without the launcher one process imports everything and then becomes two ranks, 
 A run named "resumed" is done again from its saved state, its first log kept as undisturbed.jsonl.
 """
 
+import gc
 import os
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from torch import distributed
@@ -33,7 +35,11 @@ def train_twice(config):
 
 
 def fork() -> None:
-    """Return in two processes, with the environment that the launcher gives its ranks; this one waits for their end."""
+    """Return in two processes, with the environment that the launcher gives its ranks; this one waits for their end.
+    What DeepSpeed imports late (for Muon, all of torch's compiler) it has before; ZeRO-3 collects garbage at each
+    start, and what is imported is none."""
+    import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    gc.freeze()
     os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     processes = []
     for rank in "01":

@@ -92,18 +92,25 @@ def greedy(model: Any, processor: Any) -> GenerationConfig:
     )
 
 
-def chat(processor: Any, prompt: str) -> str:
-    """The processor's chat template with one image and one prompt, up to where the answer starts."""
+def chat(processor: Any, prompt: str, answer: str | None = None) -> str:
+    """The processor's chat template with one image and one prompt, up to where the answer starts; with an answer, up
+    to the end of its turn."""
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
-    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    text: str = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
     return text
 
 
 def inputs(processor: Any, prompts: Sequence[str], images: Sequence[Image.Image]) -> Any:
     """What a model takes for one batch, padded on the left. Each prompt has its list of one image: some processors
     count them prompt by prompt."""
-    texts = [chat(processor, prompt) for prompt in prompts]
+    return inputs_of_texts(processor, [chat(processor, prompt) for prompt in prompts], images)
+
+
+def inputs_of_texts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image]) -> Any:
+    """The same for conversations that the chat template has written."""
     first = processor.tokenizer.bos_token
     special = not (first and texts[0].startswith(first))  # some chat templates write it themselves
     nested = [[image] for image in images]

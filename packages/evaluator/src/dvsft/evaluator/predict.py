@@ -248,13 +248,14 @@ def rescale(image: Image.Image, scale: float) -> Image.Image:
 
 
 class Progress:
-    """Reports on stderr, at most twice a second, how many samples are done and how long the rest will take."""
+    """Reports on stderr, at most twice a second, how many of `aim` are done and how long the rest will take."""
 
-    def __init__(self, name: str, total: int, world: int, quiet: bool):
+    def __init__(self, name: str, total: int, world: int = 1, quiet: bool = False, aim: str = "samples to predict"):
+        self.unit = aim.partition(" ")[0]
         self.name, self.total, self.world, self.quiet = name, total, world, quiet
         self.done, self.start, self.said = 0, time.monotonic(), 0.0
         if not quiet:
-            print(f"{name}: {total * world} samples to predict", file=sys.stderr)
+            print(f"{name}: {total * world} {aim}", file=sys.stderr)
 
     def step(self, count: int) -> None:
         self.done += count
@@ -265,7 +266,7 @@ class Progress:
         rate = self.done / max(1e-9, now - self.start)
         left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate))
         shown = f"{self.done * self.world}/{self.total * self.world}"
-        print(f"{self.name}: {shown}, {rate * self.world:.2f} samples/s, {left} left", file=sys.stderr)
+        print(f"{self.name}: {shown}, {rate * self.world:.2f} {self.unit}/s, {left} left", file=sys.stderr)
 
 
 def run_settings(

@@ -36,6 +36,8 @@ VERBS = {
     "report": ("evaluator", "compare runs: Markdown, JSON and an HTML page"),
     "lens": ("evaluator", "show what a model reads at each visual token"),
     "probe": ("evaluator", "prove that visual tokens look where their layout says"),
+    "gradients": ("evaluator", "show where on a page the gradient of an answer falls"),
+    "probe-encoder": ("probe", "measure what a frozen encoder's features tell a classifier"),
 }
 """Our own verbs: the extra of `dvsft` that brings each, and what it does. An entry point holds no text."""
 

@@ -8,14 +8,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForImageTextToText
 
-from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.families import family_of
 from dvsft.trainer.model import local_folder
@@ -37,7 +35,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     export_encoder(local_folder(options.model), options.output)
     print(options.output)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

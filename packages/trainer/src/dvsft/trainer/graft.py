@@ -10,7 +10,6 @@ Both are folders or hub ids; docs/how-to/train.md names a pair that fits.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.families import Family, ModelError, family_of
 from dvsft.trainer.model import local_folder, part_of
@@ -86,7 +84,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text, vision = local_folder(options.text), local_folder(options.vision)
     graft(text, vision, options.output, options.merger, options.seed)
     print(options.output)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from dvsft.patchlabels import command, settings, webpage
+from dvsft.patchlabels import settings, webpage
 from dvsft.patchlabels.layout import Layout
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
@@ -85,7 +84,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(batch_page(examples, encoder(examples), encoder), encoding="utf-8")
     print(options.output)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

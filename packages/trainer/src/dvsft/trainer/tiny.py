@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
-from dvsft.patchlabels import command
 from dvsft.trainer.checkpoint import copy_processor
 from dvsft.trainer.families import DEFAULT_MODEL_TYPE, ModelError, family_of, model_types
 
@@ -46,7 +44,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.processor.is_dir():
         raise ModelError(f"found no folder {options.processor}, expected one with the files of a processor")
     print(write_tiny(options.processor, options.output, options.seed, model_type=options.model_type))
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

@@ -68,11 +68,6 @@ class Log:
         self._bar.update()
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """The figures of every step in a log.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def peak_memory_gib(device: torch.device) -> float:
     """Most memory this process has held: of the GPU, or resident on a CPU."""
     if device.type == "cuda":

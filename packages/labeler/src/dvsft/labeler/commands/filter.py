@@ -7,7 +7,6 @@ that its thresholds let through. Exit codes: 0 done; 2 the run cannot start, and
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 
@@ -23,7 +22,7 @@ from dvsft.labeler.config import Config, load
 from dvsft.labeler.filtering.perplexity import ScoreShards, describe
 from dvsft.labeler.filtering.select import FilterRun, prepare_filter, read_perplexities, summary
 from dvsft.labeler.runs import progress
-from dvsft.patchlabels import command, settings
+from dvsft.patchlabels import settings
 
 
 def build(pipeline: beam.Pipeline, run: FilterRun, config: Config) -> None:
@@ -61,7 +60,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = load(known.config, known.overrides)
     run = prepare_filter(config, describe(config.filter))
     return execute(run, config, options)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

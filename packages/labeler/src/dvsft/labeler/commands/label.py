@@ -1,4 +1,4 @@
-"""Label datasets: python -m dvsft.labeler.commands.label --config FILE.toml --out DIR [any Beam option].
+"""Label datasets: dvsft label --config FILE.toml --out DIR [any Beam option].
 
 Exit codes: 0 done; 2 the run cannot start, and why; 3 more pages were rejected than output.max_reject_share allows.
 """
@@ -29,7 +29,7 @@ from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import RESULTS, Run, is_whole, prepare
 from dvsft.labeler.runs.identity import RunError
 from dvsft.labeler.stages import CountShards, Labeling, LabelShards, PlannedShards, WriteStats
-from dvsft.patchlabels import command, settings
+from dvsft.patchlabels import settings
 
 logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at length
 logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
@@ -140,7 +140,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
     run = prepare(config, known.out)
     return execute(run, LabelShards(run, known.threads or local_threads(options)), options)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

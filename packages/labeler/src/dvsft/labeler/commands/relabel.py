@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
@@ -15,7 +14,7 @@ from dvsft.labeler.commands.label import beam_options, execute
 from dvsft.labeler.config import load
 from dvsft.labeler.runs.relabel import prepare_relabel
 from dvsft.labeler.stages import RelabelShards
-from dvsft.patchlabels import command, settings
+from dvsft.patchlabels import settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +27,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     FileSystems.set_options(options)
     run = prepare_relabel(load(known.config, known.overrides), known.source, known.out)
     return execute(run, RelabelShards(run, known.source), options)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

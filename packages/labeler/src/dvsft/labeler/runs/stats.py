@@ -1,6 +1,6 @@
 """What a run made, counted from its files: the funnel from pages to labels, beside the paper's Table 1.
 
-`python -m dvsft.labeler.runs.stats OUT [OUT ...]` prints Table 1 of one run or of several.
+`dvsft stats OUT [OUT ...]` prints Table 1 of one run or of several.
 """
 
 from __future__ import annotations
