@@ -62,15 +62,16 @@ def make_pairs(out: Path, chosen: str) -> Mapping[str, Any]:
     return counts
 
 
-def train_on_pairs(scale: Scale, out: Path, arm: str) -> None:
-    """One arm: the reader's weights, all of which train, and the same pairs in the same order."""
+def pair_settings(scale: Scale, out: Path, arm: str) -> dict[str, Any]:
+    """The trainer's settings of an arm: the reader's weights, all of which train, and the same pairs in the same
+    order."""
     method, reader = ARMS[arm], out / "trained/reader/final"
     settings = arms.training_config(arms.Arm(TITLES[arm]), scale, out, reader, out / "trained" / arm, seed=0)
     settings["method"], settings["checkpoint"] = dict(method), {}
     settings["data"] = {**settings["data"], "dataset": [{"labels": [str(out / "pairs/labels")], "ask": "pairs"}]}
     rate = 5 * RATE if method["name"] == "sft" else RATE
     settings["optimizer"] = {**settings["optimizer"], "learning_rate": rate, "epochs": EPOCHS}
-    _train(settings, out / "configs" / f"{arm}.toml")
+    return settings
 
 
 def judge(scale: Scale, out: Path, arm: str) -> None:
@@ -129,7 +130,7 @@ def _train(settings: Mapping[str, Any], config: Path) -> None:
 
 def _train_and_judge(scale: Scale, out: Path, arm: str) -> None:
     if arm in ARMS:
-        train_on_pairs(scale, out, arm)
+        _train(pair_settings(scale, out, arm), out / "configs" / f"{arm}.toml")
     judge(scale, out, arm)
 
 
