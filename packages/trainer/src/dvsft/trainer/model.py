@@ -43,7 +43,7 @@ def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, st
     LayoutError for a checkpoint without a layout, ModelError where processor and model differ in their image token."""
     kin = family_of(model_type_in(folder))
     spec = LayoutSpec.from_folder(folder)
-    if has_limits(spec) or data.min_pixels or data.max_pixels:
+    if "max_pixels" in spec.fields or data.min_pixels or data.max_pixels:
         low, high = data.min_pixels or config.MIN_PIXELS, data.max_pixels or config.MAX_PIXELS
         spec = LayoutSpec.from_folder(folder, low, high)
     processor = AutoProcessor.from_pretrained(folder)
@@ -54,11 +54,6 @@ def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, st
             "that the checkpoint was published with"
         )
     return kin.conversational(processor), spec, rows.tokenizer_sha256(folder)
-
-
-def has_limits(spec: LayoutSpec) -> bool:
-    """Whether the family scales pages into an area between two limits."""
-    return {"min_pixels", "max_pixels"} <= spec.fields.keys()
 
 
 def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module:
