@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import deadly
 import pytest
+from apache_beam.options.pipeline_options import DirectOptions
 from support import run_files
 
 from dvsft.labeler.commands import label as label_command
@@ -155,9 +156,13 @@ def test_many_cores_are_several_processes_and_little_memory_few_threads():
 def test_a_run_takes_the_cores_it_may_use_and_one_where_the_runner_starts_processes(monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 64)
     monkeypatch.setattr(machine, "free_gib", lambda: 1000.0)
-    spread = label_command.spread_here
-    many = ["--direct_running_mode=multi_processing", "--direct_num_workers=4"]
-    assert spread([], None) == (many, 16)
-    assert spread([], 8) == ([], 8)
-    assert spread(["--direct_running_mode=in_memory"], None)[1] == 64
-    assert spread(many, None)[1] == spread(["--runner=FlinkRunner"], None)[1] == 1
+
+    def spread(asked, *flags):
+        options = label_command.beam_options(flags)
+        threads = label_command.threads_here(options, asked)
+        return threads, options.view_as(DirectOptions).direct_num_workers
+
+    assert spread(None) == (16, 4)
+    assert spread(8) == (8, 1)
+    assert spread(None, "--direct_running_mode=multi_processing", "--direct_num_workers=3") == (1, 3)
+    assert spread(None, "--runner=FlinkRunner") == (1, 1)

@@ -25,6 +25,7 @@ VERBS = {
     "preview": ("labeler", "write one HTML page to look at a run"),
     "push": ("labeler", "publish a run as a dataset: a folder, or on the hub"),
     "schema": ("labeler", "print the JSON Schema of a config file, for editors"),
+    "preferences": ("preferences", "sample a model's answers to a label run and pair right with wrong ones"),
     "train": ("trainer", "train on label shards, in one process"),
     "inspect": ("trainer", "show the first batch of a training step"),
     "graft": ("trainer", "put a vision encoder on a text model"),

@@ -54,11 +54,11 @@ def decode(data: bytes, frame: int = 0) -> Image.Image:
     """
     image: Any = _open(data)
     if image.format != "TIFF":  # to seek in an animation is to decode all that comes before
-        _require_size(image)
+        require_pixels(*image.size)
     try:
         if frame:
             image.seek(frame)
-        _require_size(image)
+        require_pixels(*image.size)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
@@ -74,6 +74,11 @@ def orientation(data: bytes, frame: int = 0) -> int:
         image.seek(frame)
     found = image.getexif().get(ORIENTATION, 1)
     return found if found in range(1, 9) else 1
+
+
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the file's header has them, before EXIF orientation. Raises ImageError."""
+    return _open(data).size
 
 
 def frames(data: bytes) -> list[int]:
@@ -112,10 +117,6 @@ def _count_frames(image: Any) -> int:
     with contextlib.suppress(Exception):
         return int(getattr(image, "n_frames", 1))
     return 1
-
-
-def _require_size(image: Image.Image) -> None:
-    require_pixels(*image.size)
 
 
 def require_pixels(width: float, height: float, cure: str = "scale the image down") -> None:

@@ -25,7 +25,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from dvsft.labeler import files
-from dvsft.labeler.config import ConfigError, load
+from dvsft.labeler.config import Config, ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import attempts, folder, machine, progress, stats
 from dvsft.labeler.runs.folder import RESULTS, Run
@@ -103,6 +103,16 @@ def one_line_if_full(out: str) -> Iterator[None]:
         ) from error
 
 
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, Config, PipelineOptions]:
+    """A verb's own options, the settings that they name, and Beam's options. Raises ConfigError."""
+    known, beam_flags = parser.parse_known_args(arguments)
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
+    return known, load(known.config, known.overrides), options
+
+
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options; without --runner the in-process one by name, because the default runner downloads a binary.
 
@@ -135,17 +145,16 @@ def runs_here(options: PipelineOptions) -> bool:
     return "FnApiRunner" in (options.get_all_options().get("runner") or "")
 
 
-def spread_here(flags: Sequence[str], threads: int | None) -> tuple[Sequence[str], int]:
-    """Beam's arguments, and pages at a time in a process: all cores that this process may use and has the memory for,
-    in several processes where they are many. One page where a runner starts a worker for each of them."""
-    options = beam_options(flags)
-    alone = runs_here(options) and options.view_as(DirectOptions).direct_running_mode == "in_memory"
-    if threads or not alone:
-        return flags, threads or 1
+def threads_here(options: PipelineOptions, asked: int | None) -> int:
+    """Pages at a time in a process: as many as asked for, or all cores that this process may use and has the memory for;
+    where they are many the options get several processes. One where a runner starts a worker for each of them."""
+    direct = options.view_as(DirectOptions)
+    if asked or not runs_here(options) or direct.direct_running_mode != "in_memory":
+        return asked or 1
     processes, threads = machine.processes_and_threads(machine.cores(), machine.free_gib())
-    if processes == 1 or any(flag.startswith("--direct_") for flag in flags):
-        return flags, processes * threads
-    return [*flags, "--direct_running_mode=multi_processing", f"--direct_num_workers={processes}"], threads
+    if processes > 1:
+        direct.direct_running_mode, direct.direct_num_workers = "multi_processing", processes
+    return threads
 
 
 def a_part(text: str) -> Part:
@@ -164,13 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--part", type=a_part, metavar="K/N", help="label part K of N, beside others; then --finish")
     some.add_argument("--finish", action="store_true", help="after all parts: count what they made into stats.json")
-    known, beam_flags = parser.parse_known_args(arguments)
+    known, config, options = parsed(parser, arguments)
     if known.threads is not None and known.threads < 1:
         parser.error(f"--threads {known.threads}: expected at least 1")
-    flags, threads = spread_here(beam_flags, known.threads)
-    options = beam_options(flags)
-    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-    config = load(known.config, known.overrides)
+    threads = threads_here(options, known.threads)
     if known.finish:
         require_all_parts(folder.load(known.out))
     elif config.needs_ocr and runs_here(options) and not folder.is_whole(known.out):
