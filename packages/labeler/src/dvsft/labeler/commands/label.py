@@ -146,7 +146,7 @@ def runs_here(options: PipelineOptions) -> bool:
 
 
 def threads_here(options: PipelineOptions, asked: int | None) -> int:
-    """Pages at a time in a process: as many as asked for, or all cores that this process may use and has the memory for;
+    """Pages at a time in a process: as asked for, or all cores that this process may use and has the memory for;
     where they are many the options get several processes. One where a runner starts a worker for each of them."""
     direct = options.view_as(DirectOptions)
     if asked or not runs_here(options) or direct.direct_running_mode != "in_memory":
