@@ -2,19 +2,25 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import rapidocr
 from PIL import Image, ImageFont
 from support import FONTS, SAMPLES, draw_page
 
 from dvsft.labeler.config import ConfigError, Ocr, parse
 from dvsft.labeler.ocr.engines import describe, make_engine
 from dvsft.labeler.ocr.lines import LineEngine, Reading, character_ends, cut_line, detect_lines, place_words, read_page
+from dvsft.labeler.ocr.openvino import OpenVinoSession
+from dvsft.labeler.ocr.rapid import DET_MODEL
 from dvsft.labeler.ocr.reader import EngineError
 from dvsft.patchlabels import image
 
@@ -240,11 +246,15 @@ def test_the_number_of_a_gpu_reaches_onnx_runtime(monkeypatch):
 
 
 def test_settings_that_an_engine_would_ignore_are_refused():
-    for settings in ({"backend": "onnxruntime"}, {"det_folder": "d"}, {"rec_folder": "r"}):
+    for settings in ({"backend": "paddle"}, {"det_folder": "d"}, {"rec_folder": "r"}):
         with pytest.raises(ConfigError, match=rf"ocr\.{next(iter(settings))} .* is of no use to"):
             ocr_table(**settings)
     with pytest.raises(ConfigError, match=r"ocr\.backend = .*tensorrt"):
         ocr_table(engine="paddleocr", backend="tensorrt", det_model="d", rec_model="r")
+    with pytest.raises(ConfigError, match=r'backend = "openvino" computes on the CPU, found device = \'gpu\''):
+        ocr_table(backend="openvino", device="gpu")
+    with pytest.raises(ConfigError, match=r'precision = "fast" needs backend = "openvino", found backend = \'\''):
+        ocr_table(precision="fast")
 
 
 def test_many_lines_at_a_call_are_read_as_they_are_one_by_one(engine, paddle_models):
@@ -266,7 +276,12 @@ def test_an_engine_is_named_without_its_models_or_its_gpu(monkeypatch):
         "version": version("rapidocr"),
         "det_model": "/on/the/workers.onnx",
         "rec_model": "PP-OCRv6_rec_small",
+        "backend": "onnxruntime",
+        "precision": "float32",
     }
+    fast = describe(Ocr(backend="openvino", precision="fast"))
+    assert (fast["backend"], fast["precision"]) == (f"openvino {version('openvino')}", "fast")
+    assert describe(Ocr(backend="openvino"))["precision"] == "float32"
     paddle = Ocr(engine="paddleocr", device="gpu", det_model="PP-OCRv5_server_det", rec_model="PP-OCRv5_server_rec")
     assert describe(paddle)["backend"] == "paddle"
     monkeypatch.setattr(
@@ -310,6 +325,50 @@ def test_every_line_keeps_its_own_text():
 
     words, _ = read_page(Two(), draw_page(""))
     assert [(word.text, word.box[1] < 45) for word in words] == [("long", True), ("short", False)]
+
+
+def test_openvino_in_float32_reads_what_onnx_runtime_reads_and_two_threads_read_what_one_reads(engine):
+    openvino = make_engine(Ocr(backend="openvino"))
+    names = ("docvqa/documents/table.png", "docvqa/documents/invoice.png", "infographicvqa/images/trams.png")
+    pages = [image.decode((SAMPLES / name).read_bytes()).crop((0, 0, 800, 400)) for name in names]
+    expected = [[(word.text, word.box) for word in engine.read(page)[0]] for page in pages]
+    assert min(map(len, expected)) > 10
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda page: [(word.text, word.box) for word in openvino.read(page)[0]], pages))
+    assert found == expected
+
+
+def test_each_thread_has_a_request_and_results_of_its_own():
+    """Results of rapidocr's own session are overwritten by the next call, and by those of other threads."""
+    session = OpenVinoSession(Path(rapidocr.__file__).parent / "models" / f"{DET_MODEL}.onnx", "float32")
+    noise = np.random.default_rng(0).normal(size=(12, 1, 3, 64, 64)).astype(np.float32)
+    alone = [session(each) for each in noise]
+    assert not any(np.shares_memory(a, b) for a, b in pairwise(alone)) and (alone[0] != alone[1]).any()
+    with ThreadPoolExecutor(4) as pool:
+        assert all((a == b).all() for a, b in zip(pool.map(session, noise), alone, strict=True))
+
+
+def test_the_fast_precision_is_not_that_of_float32_and_reads_nearly_the_same(engine):
+    fast: Any = make_engine(Ocr(backend="openvino", precision="fast"))
+    for model in (fast._detector.text_det, fast._recognizer.text_rec):
+        assert model.session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string() in ("bf16", "bfloat16")
+    page = image.decode((SAMPLES / "docvqa/documents/table.png").read_bytes()).crop((0, 0, 800, 400))
+    ours, theirs = ({word.text for word in each.read(page)[0]} for each in (engine, fast))
+    assert len(ours & theirs) >= 0.97 * len(ours)
+
+
+def test_without_openvino_its_backend_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    make_engine.cache_clear()
+    with pytest.raises(EngineError, match=r'--extra openvino .* or set backend = "onnxruntime"'):
+        make_engine(Ocr(backend="openvino"))
+
+
+def test_a_page_meets_the_detector_as_rapidocr_itself_prepares_it(engine, colored_page):
+    ours = engine._detector.text_det.get_preprocess()
+    theirs = type(engine._detector.text_det).get_preprocess(engine._detector.text_det)
+    pixels = np.asarray(colored_page)
+    assert (ours(pixels) == theirs(pixels)).all() and ours(pixels).dtype == theirs(pixels).dtype
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ TOP = 5
 CHUNK = 256  # visual tokens whose logits over the vocabulary are held in float32 at a time
 HEIGHTS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # edges of the word height bins, patches
 COLUMNS = ["id", "width", "height", "rows", "cols", "visual_tokens", "words", "patch_index", "token_id", "label_word"]
+COLUMNS += ["qa", "pairs"]
 
 Shard = Path | str
 """A file, or an address (dvsft.patchlabels.shards)."""
@@ -155,10 +156,10 @@ def open_model(folder: str, shards: Sequence[Shard], device: str) -> LocalModel:
     return loaded
 
 
-def choose(shards: Sequence[Shard], count: int) -> list[Page]:
-    """Up to `count` labeled pages at random, always the same ones for the same shards. Their words are held in
-    memory, their images in a file that goes away with the last page."""
-    places = [place for shard in shards for place in labeled_places(shard)]
+def choose(shards: Sequence[Shard], count: int, having: str = "patch_index") -> list[Page]:
+    """Up to `count` pages that have labels, or anything else in the column `having`, at random, always the same ones
+    for the same shards. Their words are held in memory, their images in a file that goes away with the last page."""
+    places = [place for shard in shards for place in places_having(shard, having)]
     chosen = random.Random(0).sample(places, min(count, len(places)))
     found, images = dict[Place, Page](), tempfile.TemporaryFile()  # noqa: SIM115  gone with its last reader
     for shard, members in groupby(sorted(chosen), key=lambda place: place[0]):
@@ -166,12 +167,12 @@ def choose(shards: Sequence[Shard], count: int) -> list[Page]:
     return [found[place] for place in chosen]
 
 
-def labeled_places(shard: Shard) -> Iterator[Place]:
-    """Where the pages of a shard are that have labels. Reads how many labels there are, nothing else."""
+def places_having(shard: Shard, column: str) -> Iterator[Place]:
+    """Where the pages of a shard are whose list in a column is not empty. Reads that column alone."""
     parquet, _ = rows.open_shard(shard)
-    for group in range(parquet.num_row_groups):
-        labels = parquet.read_row_group(group, columns=["patch_index"])["patch_index"]
-        for row, number in enumerate(pc.list_value_length(labels).to_pylist()):
+    for group in range(parquet.num_row_groups if column in parquet.schema_arrow.names else 0):
+        lists = parquet.read_row_group(group, columns=[column])[column]
+        for row, number in enumerate(pc.list_value_length(lists).to_pylist()):
             if number:
                 yield str(shard), group, row
 

@@ -45,6 +45,8 @@ else:
     Kind = Literal[tuple(LAYOUTS)]
     Format = Literal[tuple(FORMATS)]
 
+PADDLE_BACKENDS = ("", "onnxruntime", "paddle", "paddle_dynamic", "paddle_static", "transformers")
+
 DEVICE = re.compile(r"cpu|gpu(:\d+)?")
 
 ConfigError = settings.SettingsError
@@ -71,6 +73,17 @@ class Sample(Settings):
             found = f"{self.min_characters} and {self.max_characters}"
             raise ConfigError(f"min_characters and max_characters are {found}, expected 0 < min < max")
         return self
+
+
+class PairDraw(Settings):
+    """Which pairs of a `preferences` source are taken; by default as arXiv 2510.16333 takes those of MMPR."""
+
+    draw: Count | None = 20_000
+    """At most so many, by chance."""
+    max_tokens: Count = 1_500
+    """Pairs whose prompt and chosen answer have more tokens are left out."""
+    seed: Whole = 777
+    """Of the draw."""
 
 
 class Source(Settings):
@@ -101,6 +114,7 @@ class Source(Settings):
     """Whether boxes of such words are on the upright page, or on the picture as it is stored, before its EXIF
     orientation turns it; "auto" goes by the shape of the page in the file of words."""
     draw: Sample = Sample()
+    pairs: PairDraw = PairDraw()
 
     @model_validator(mode="after")
     def _words_fit_kind(self) -> Source:
@@ -140,6 +154,11 @@ class Source(Settings):
         """Whether its pages are drawn from text (label-to-image) instead of read by OCR."""
         return LAYOUTS[self.kind].rendered
 
+    @property
+    def unread(self) -> bool:
+        """Whether its pages get no words, and so no labels."""
+        return LAYOUTS[self.kind].unread
+
 
 class Ocr(Settings):
     """What finds the words of scanned pages. What each engine brings and costs is in docs/results/benchmarks.md."""
@@ -148,8 +167,11 @@ class Ocr(Settings):
     """rapidocr brings its models; paddleocr is the paper's."""
     device: str = "cpu"
     """"cpu", "gpu" or "gpu:1"."""
-    backend: Literal["", "onnxruntime", "paddle", "paddle_dynamic", "paddle_static", "transformers"] = ""
-    """paddleocr: what runs the models, by default paddle."""
+    backend: Literal["", "onnxruntime", "openvino", "paddle", "paddle_dynamic", "paddle_static", "transformers"] = ""
+    """What runs the models. rapidocr: onnxruntime (default), or openvino, which takes less time on a CPU and more
+    memory; paddleocr: paddle (default) or any but openvino."""
+    precision: Literal["float32", "fast"] = "float32"
+    """With backend = "openvino": "fast" computes in bfloat16 where the CPU can, and finds slightly other words."""
     det_model: str = ""
     """Detection. rapidocr: a local .onnx file, by default the one in its wheel; paddleocr: a name."""
     rec_model: str = ""
@@ -176,12 +198,26 @@ class Ocr(Settings):
     def _is_understood_by_its_engine(self) -> Ocr:
         if not DEVICE.fullmatch(self.device):
             raise ConfigError(f'device = {self.device!r}, expected "cpu", "gpu", or "gpu:1" for the second GPU')
-        for key in ("backend", "det_folder", "rec_folder"):
+        for key in ("det_folder", "rec_folder"):
             if self.engine == "rapidocr" and (found := getattr(self, key)):
                 raise ConfigError(
-                    f'{key} = {found!r} is of no use to engine = "rapidocr", which runs .onnx files on ONNX Runtime; '
+                    f'{key} = {found!r} is of no use to engine = "rapidocr", which runs .onnx files; '
                     'leave it out, or set engine = "paddleocr"'
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> Ocr:
+        fitting = ("", "onnxruntime", "openvino") if self.engine == "rapidocr" else PADDLE_BACKENDS
+        if self.backend not in fitting:
+            raise ConfigError(
+                f"backend = {self.backend!r} is of no use to engine = {self.engine!r}, expected one of "
+                f"{', '.join(fitting[1:])}, or none"
+            )
+        if self.backend == "openvino" and self.device != "cpu":
+            raise ConfigError(f'backend = "openvino" computes on the CPU, found device = {self.device!r}')
+        if self.precision == "fast" and self.backend != "openvino":
+            raise ConfigError(f'precision = "fast" needs backend = "openvino", found backend = {self.backend!r}')
         return self
 
     @property
@@ -310,7 +346,7 @@ class Config(Settings):
 
     @property
     def needs_ocr(self) -> bool:
-        return not all(source.rendered or source.own_words for source in self.source)
+        return not all(source.rendered or source.own_words or source.unread for source in self.source)
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""
@@ -337,6 +373,8 @@ def extras(config: Config, out: str = "") -> list[str]:
         needed.add("paddleocr")
         if not config.ocr.backend and config.ocr.device == "cpu":  # the GPU build is not on PyPI
             needed.add("paddle")
+    if config.needs_ocr and config.ocr.backend == "openvino":
+        needed.add("openvino")
     if any(is_hub_layout(source) for source in config.source):
         needed.add("hub")
     return sorted(needed)

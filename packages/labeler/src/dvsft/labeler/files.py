@@ -26,7 +26,7 @@ PART = ".part-"  # finished pages of a shard that is not whole yet, see runs/par
 WORK_IN_PROGRESS = re.compile(rf"({re.escape(NOTE)}|{re.escape(PART)}\d+)?(\.tmp-[0-9a-f]{{32}})?$")
 
 OF_A_RUN = re.compile(
-    r"(^|/)((run|stats)\.json|preview\.html|(plan|labels|rejects|processor|perplexities)/.*\.(parquet|jsonl|json))$"
+    r"(^|/)((run|stats|preferences)\.json|preview\.html|(plan|labels|rejects|processor|perplexities|samples)/.*\.(parquet|jsonl|json))$"
 )
 
 

@@ -75,7 +75,7 @@ class CountShards(beam.PTransform[beam.PCollection[Shard], Counts]):
     run: Run
 
     def expand(self, shards: beam.PCollection[Shard]) -> Counts:
-        return shards | "Count" >> beam.ParDo(_CountShard(self.run)) | "Sum" >> beam.CombinePerKey(_sum_counts)
+        return shards | "Count" >> beam.ParDo(_CountShard(self.run)) | "Sum" >> beam.CombinePerKey(sum_counts)
 
 
 @dataclass(eq=False)
@@ -94,7 +94,7 @@ class WriteStats(beam.PTransform[Counts, beam.PCollection[None]]):
         )
 
 
-def _sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
+def sum_counts(counts: Iterable[Counter[str]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)

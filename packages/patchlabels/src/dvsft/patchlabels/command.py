@@ -25,6 +25,7 @@ VERBS = {
     "preview": ("labeler", "write one HTML page to look at a run"),
     "push": ("labeler", "publish a run as a dataset: a folder, or on the hub"),
     "schema": ("labeler", "print the JSON Schema of a config file, for editors"),
+    "preferences": ("preferences", "sample a model's answers to a label run and pair right with wrong ones"),
     "train": ("trainer", "train on label shards, in one process"),
     "inspect": ("trainer", "show the first batch of a training step"),
     "graft": ("trainer", "put a vision encoder on a text model"),
@@ -35,6 +36,7 @@ VERBS = {
     "report": ("evaluator", "compare runs: Markdown, JSON and an HTML page"),
     "lens": ("evaluator", "show what a model reads at each visual token"),
     "probe": ("evaluator", "prove that visual tokens look where their layout says"),
+    "gradients": ("evaluator", "show where on a page the gradient of an answer falls"),
     "probe-encoder": ("probe", "measure what a frozen encoder's features tell a classifier"),
 }
 """Our own verbs: the extra of `dvsft` that brings each, and what it does. An entry point holds no text."""

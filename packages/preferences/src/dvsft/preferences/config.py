@@ -37,7 +37,7 @@ class Sampler(Settings):
     """Of the draw; each question's own seed is made of this and its id."""
     max_new_tokens: Count | None = None
     """Tokens after which an answer is cut off, by default the benchmark's: 128, and 1,024 for transcriptions."""
-    questions_at_a_time: Count = 8
+    pages_at_a_time: Count = 8
     """Pages that an endpoint is asked about at a time."""
 
 

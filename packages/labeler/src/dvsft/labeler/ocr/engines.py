@@ -7,8 +7,9 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from dvsft.labeler.config import Ocr
+from dvsft.labeler.ocr.openvino import INSTEAD
 from dvsft.labeler.ocr.paddle import PaddleOcr
-from dvsft.labeler.ocr.rapid import RapidOcr
+from dvsft.labeler.ocr.rapid import DET_MODEL, REC_MODEL, RapidOcr
 from dvsft.labeler.ocr.reader import EngineError, Reader, not_installed
 
 ENGINES: dict[str, Callable[[Ocr], Reader]] = {"rapidocr": RapidOcr, "paddleocr": PaddleOcr}
@@ -18,17 +19,25 @@ ENGINES: dict[str, Callable[[Ocr], Reader]] = {"rapidocr": RapidOcr, "paddleocr"
 def describe(settings: Ocr) -> dict[str, str]:
     """What finds the words, for the metadata of labels: engine, version, models. Nothing is imported or loaded, so a
     machine without the engine's device can name it. Raises EngineError where the engine is not installed."""
-    try:
-        installed = version(settings.engine)
-    except PackageNotFoundError as error:
-        raise EngineError(not_installed(settings.engine, error)) from error
     described = {
         "engine": settings.engine,
-        "version": installed,
-        "det_model": settings.det_model or "PP-OCRv6_det_small",
-        "rec_model": settings.rec_model or "PP-OCRv6_rec_small",
+        "version": _installed(settings.engine, 'engine = "rapidocr"'),
+        "det_model": settings.det_model or DET_MODEL,
+        "rec_model": settings.rec_model or REC_MODEL,
     }
-    return {**described, "backend": settings.backend or "paddle"} if settings.engine == "paddleocr" else described
+    if settings.engine == "paddleocr":
+        return {**described, "backend": settings.backend or "paddle"}
+    if settings.backend == "openvino":
+        backend = f"openvino {_installed('openvino', INSTEAD)}"
+        return {**described, "backend": backend, "precision": settings.precision}
+    return {**described, "backend": "onnxruntime", "precision": "float32"}
+
+
+def _installed(package: str, instead: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise EngineError(not_installed(package, error, instead)) from error
 
 
 @lru_cache(maxsize=1)

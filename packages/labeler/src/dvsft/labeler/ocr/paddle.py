@@ -71,7 +71,7 @@ def _load_paddle(settings: Ocr) -> tuple[Any, Any]:
     try:
         from paddleocr import TextDetection, TextRecognition
     except ImportError as error:
-        raise EngineError(not_installed("paddleocr", error)) from error
+        raise EngineError(not_installed("paddleocr", error, 'engine = "rapidocr"')) from error
     logging.getLogger("paddlex").setLevel(logging.ERROR)
     common: dict[str, Any] = {"device": settings.device, "engine": settings.backend or None, "cpu_threads": 1}
     if settings.backend == "onnxruntime":

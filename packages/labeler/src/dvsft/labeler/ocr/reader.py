@@ -21,11 +21,12 @@ class Reader(Protocol):
         """All words of an upright RGB page, their boxes in its px, and how many were read but could not be placed."""
 
 
-def not_installed(engine: str, error: Exception) -> str:
+def not_installed(extra: str, error: Exception, instead: str) -> str:
+    """extra: of dvsft-labeler, called as what it installs. instead: the setting that does without."""
     return (
-        f'engine = "{engine}" is not usable: {error}. Install it with '
-        f"uv sync --package dvsft-labeler --extra {engine} (make labels does), for libGL with "
-        'apt-get install libgl1, or set engine = "rapidocr".'
+        f"{extra} is not usable: {error}. Install it with "
+        f"uv sync --package dvsft-labeler --extra {extra} (make labels does), for libGL with "
+        f"apt-get install libgl1, or set {instead}."
     )
 
 

@@ -30,7 +30,7 @@ def clear_unfinished(out: str, results: str) -> None:
 
     results: the folder in it that holds results. Raises RunError if it does, because nobody knows how they were made.
     """
-    left = [path for path in files.sizes(out) if path.split("/")[0] in ("plan", "rejects", results)]
+    left = [path for path in files.sizes(out) if path.split("/")[0] in ("plan", "rejects", "samples", results)]
     if any(path.startswith(f"{results}/") for path in left):
         raise RunError(f"{out} holds {results} but no run.json; use another OUT, or delete {out}")
     files.remove([files.join(out, path) for path in left])
