@@ -191,7 +191,8 @@ def read_pages(shard: Shard, places: Sequence[Place], images: IO[bytes]) -> dict
     found = {}
     for group, members in groupby(places, key=lambda place: place[1]):
         places_here = list(members)
-        read = rows.read_some(parquet, group, [number for *_, number in places_here], [*COLUMNS, "image"])
+        table = rows.read_group(parquet, group, [*COLUMNS, "image"])
+        read = rows.rows_of(table, [number for *_, number in places_here], [*COLUMNS, "image"])
         for place, row in zip(places_here, read, strict=True):
             found[place] = Page(row, metadata.dataset, keep(images, row.pop("image")["bytes"]))
     return found
