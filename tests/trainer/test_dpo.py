@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
-from trainer_fixtures import GRID, SPEC, draw_page, make_config, on_pairs, series, text_page
+from trainer_fixtures import MAX_PIXELS, MIN_PIXELS, SPEC, draw_page, make_config, on_pairs, series, text_page
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import branches
@@ -357,7 +357,7 @@ def trl_trainer(model, folder, output):
     from trl.trainer.dpo_trainer import DPOTrainer
 
     processor = AutoProcessor.from_pretrained(folder)
-    processor.image_processor.size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
+    processor.image_processor.size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     colors = torch.randint(0, 255, (3, 3), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [("first", "king", "mist port"), ("last", "port house", "noon"), ("second", "ash", "ice and rain")]
     rows = [
