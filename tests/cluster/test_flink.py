@@ -11,10 +11,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import counters
 import flink
 import jars
 import pytest
-from support import ROOT, SAMPLES, draw_page, encode, rejects, run_files
+from support import ROOT, SAMPLES, draw_page, encode, read_all, rejects, run_files
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -44,9 +45,12 @@ class RunningCluster:
         assert started.returncode == 0, started.stderr
         self.options = [*started.stdout.split(), "--parallelism=2"]
 
+    @property
+    def master(self) -> str:
+        return f"127.0.0.1:{flink.Cluster(self.folder).state['ports']['rest']}"
+
     def ask(self, path: str, method: str = "GET") -> Any:
-        port = flink.Cluster(self.folder).state["ports"]["rest"]
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+        request = urllib.request.Request(f"http://{self.master}{path}", method=method)
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.loads(answer.read() or "{}")
 
@@ -111,7 +115,7 @@ def wait_for(condition, seconds: float = 240) -> None:
         time.sleep(0.1)
 
 
-def test_the_output_is_the_local_runners_to_the_byte(cluster, label, tmp_path):
+def test_the_output_is_the_local_runners_to_the_byte_and_the_job_holds_its_counters(cluster, label, tmp_path):
     pages = tmp_path / "pages"
     pages.mkdir()
     for number in range(5):
@@ -126,6 +130,16 @@ def test_the_output_is_the_local_runners_to_the_byte(cluster, label, tmp_path):
     submit(config, tmp_path / "flink", *cluster.options)
     assert run_files(tmp_path / "flink") == run_files(tmp_path / "local")
     assert rejects(tmp_path / "flink") == {"bad.png": ("decode", "not_an_image")}
+
+    job = max(cluster.ask("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
+    counted, made = counters.counters(cluster.master, job["jid"]), read_all(tmp_path / "flink")
+    pages, _, shortest, longest = counted.pop("milliseconds_per_page")
+    assert pages == len(made) + 1 and 0 <= shortest < longest
+    assert counted == {
+        "pages": [len(made) + 1],
+        "labels": [sum(len(row["patch_index"]) for row in made)],
+        "rejects_decode_not_an_image": [1],
+    }
 
 
 def test_a_taskmanager_and_its_workers_killed_in_the_middle_change_nothing(cluster, slow_run, tmp_path):

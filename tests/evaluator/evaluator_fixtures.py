@@ -345,6 +345,13 @@ def write_run(folder, answers, lens=None, **tags):
     return folder
 
 
+def engine_of(function):
+    """An engine around a function of prompts, images and the most new tokens."""
+    from dvsft.evaluator import predict
+
+    return predict.Engine(lambda batch, max_new_tokens: function(*batch, max_new_tokens))
+
+
 @pytest.fixture
 def write_lines(tmp_path):
     """Write prediction lines to a new file and return its path."""

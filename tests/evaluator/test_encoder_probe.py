@@ -397,6 +397,18 @@ def test_without_scikit_learn_the_verb_says_what_to_install(monkeypatch, capsys)
     assert said.count("\n") == 1 and said.endswith("pip install 'dvsft[probe]'\n")
 
 
+def test_the_help_of_verbs_that_look_alike_names_the_other(capsys):
+    for verb, others in {
+        "lens": ["probe-encoder"],
+        "probe": ["probe-encoder"],
+        "probe-encoder": ["probe ", "lens"],
+    }.items():
+        with pytest.raises(SystemExit):
+            command.main([verb, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert all(f"dvsft {other}" in said for other in others)
+
+
 # Mutual nearest neighbors.
 
 

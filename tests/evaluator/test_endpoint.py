@@ -163,7 +163,7 @@ def test_a_key_comes_from_a_variable_and_is_stored_nowhere(server, ask, tmp_path
 @pytest.mark.parametrize("code", [401, 403, 404])
 def test_a_server_that_refuses_everything_ends_the_run_at_once(server, ask, tmp_path, capsys, code):
     server.always = code
-    assert ask("--batch-size", "1") == 2
+    assert ask("--window", "1") == 2
     assert f"answers {code}" in (said := capsys.readouterr().err) and "the server's own words" in said
     assert len(server.seen) == 1 and lines_of(tmp_path / "run") == {}
     server.always = 0
@@ -212,3 +212,34 @@ def test_a_key_is_not_handed_on_to_the_host_of_a_redirect(server, monkeypatch):
             endpoint.request(f"{server.url}/models", None, 5.0, "sk-very-secret")
         other.shutdown()
     assert seen == [None]
+
+
+def test_a_slow_request_holds_up_no_other_and_the_window_is_never_exceeded(server, ask, tmp_path, monkeypatch):
+    count, lock, events, rest = 12, threading.Lock(), [], threading.Event()
+    records = [
+        {"questionId": n, "question": "slow?" if n == 1 else f"{n}?", "image": f"{n % 3}.png", "answers": ["x"]}
+        for n in range(count)
+    ]
+    write_json(tmp_path / "docvqa" / "val_v1.0.json", records)
+    plain, encoded, encode = Handler.do_POST, [], endpoint.data_url
+
+    def do_POST(handler):
+        with lock:
+            events.append(1)
+        if handler.headers["Content-Length"] and "slow" in str(handler.rfile.peek()):
+            assert rest.wait(30), "requests wait for the slow one"
+        with lock:
+            events.append(-1)
+            if events.count(-1) == count - 1:
+                rest.set()
+        plain(handler)
+
+    monkeypatch.setattr(Handler, "do_POST", do_POST)
+    monkeypatch.setattr(endpoint, "data_url", lambda image: encoded.append(image) or encode(image))
+    assert ask("--window", "3") == 0
+    under_way = [sum(events[: i + 1]) for i in range(len(events))]
+    assert max(under_way) <= 3 and len(server.seen) == count
+    assert len(encoded) == 3  # once per page
+    found, _ = predictions.read(predictions.files_of(tmp_path / "run", "docvqa"))
+    assert [int(line.id) for line in found] == list(range(count))
+    assert found[1].text == found[4].text and found[1].text != found[0].text

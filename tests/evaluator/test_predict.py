@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluator_fixtures import picture, write_json
+from evaluator_fixtures import engine_of, picture, write_json
 from PIL import Image
 
 from dvsft.evaluator import benchmarks, files, predict, predictions, score, submission
@@ -129,17 +129,20 @@ def test_out_of_memory_halves_the_batch_and_spares_the_run(monkeypatch):
 
     from dvsft.evaluator import generate
 
-    def fails_above_two(loaded, prompts, images, max_new_tokens):
+    def fails_above_two(loaded, prompts, max_new_tokens):
         if len(prompts) > 2 or prompts == ["huge"]:
             raise torch.OutOfMemoryError("too much")
-        return [prompt.upper() for prompt in prompts]
+        return [predict.Answer(prompt.upper()) for prompt in prompts]
 
-    monkeypatch.setattr(generate, "generate", fails_above_two)
-    nothing: Any = None
-    model = generate.LocalModel(nothing, nothing, nothing)
-    answers = model(["a", "b", "c", "d", "e"], [nothing] * 5, 8)
+    def batch(prompts, pages):
+        assert len(prompts) == len(pages)
+        return generate.Batch(prompts, pages, prompts)
+
+    monkeypatch.setattr(generate, "greedy_answers", fails_above_two)
+    model: Any = None
+    answers = generate.answer(model, batch, batch(["a", "b", "c", "d", "e"], [0] * 5), 8)
     assert [answer.text for answer in answers] == ["A", "B", "C", "D", "E"]
-    (failed,) = model(["huge"], [nothing], 8)
+    (failed,) = generate.answer(model, batch, batch(["huge"], [0]), 8)
     assert failed.text is None and failed.error.startswith("out_of_memory")
 
 
@@ -197,7 +200,7 @@ def test_two_processes_share_the_samples_and_a_third_run_finds_nothing_to_do(dat
 
 
 def make_echo():
-    return echo
+    return engine_of(echo)
 
 
 def make_failing():
@@ -274,12 +277,12 @@ def test_questions_are_read_once_however_many_processes_ask_them(data_folder, tm
 
 def make_echo_without_questions():
     Path(os.environ["QUESTIONS"]).unlink(missing_ok=True)
-    return echo
+    return engine_of(echo)
 
 
 def test_only_errors_are_asked_again_on_demand(data_folder, tmp_path):
     plan = plan_of(tmp_path / "run", ["docvqa", "chartqa"], data_folder)
-    predict.predict(plan, SETTINGS, [lambda: broken])
+    predict.predict(plan, SETTINGS, [lambda: engine_of(broken)])
     assert all(line.error == "broken: now" for line in lines_of(plan.run, "docvqa"))
     predict.predict(plan_of(plan.run, ["docvqa"], data_folder), SETTINGS, [make_echo])
     assert predict.failures(plan.run, ["docvqa", "chartqa"], 0.99) == [
@@ -302,7 +305,7 @@ def test_answers_with_unusual_line_separators_survive_a_retry(data_folder, tmp_p
         return [predict.Answer(text, "" if text else "broken: now") for text in [next(texts) for _ in prompts]]
 
     plan = plan_of(tmp_path / "run", ["docvqa"], data_folder)
-    predict.predict(plan, SETTINGS, [lambda: answers])
+    predict.predict(plan, SETTINGS, [lambda: engine_of(answers)])
     again = plan_of(plan.run, ["docvqa"], data_folder, retry_errors=True)
     predict.predict(again, SETTINGS, [make_echo])
     assert {line.text for line in lines_of(plan.run, "docvqa")} == {"one\u2028line", "a\x85b\x0bc", "256x256"}

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from evaluator_fixtures import DATA
+from evaluator_fixtures import DATA, engine_of
 from PIL import Image
 from support import assert_nothing_ran
 
@@ -33,7 +33,7 @@ def known(prompt):
 def make_run(folder, data, wrong, names=NAMES, **tags):
     plan = predict.Plan(folder, names, {"": str(data)})
     settings = predict.run_settings(f"/models/{folder.name}", None, predict.PATCHES, tags)
-    predict.predict(plan, settings, [lambda: partial(answer_with, wrong)])
+    predict.predict(plan, settings, [lambda: engine_of(partial(answer_with, wrong))])
     return folder
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from evaluator_fixtures import picture
+from evaluator_fixtures import engine_of, picture
 
 from dvsft.evaluator import benchmarks, files, predict, predictions, score
 from dvsft.evaluator.tasks import Task, benchmark_of, samples
@@ -37,7 +37,7 @@ def echo(monkeypatch):
         seen.append((list(prompts), max_new_tokens))
         return [predict.Answer(f"{image.width}x{image.height}") for image in images]
 
-    monkeypatch.setattr(generate, "load", lambda *arguments: answer)
+    monkeypatch.setattr(generate, "open_engine", lambda *arguments: engine_of(answer))
     return seen
 
 

@@ -63,7 +63,7 @@ def make_trainer(folder, examples, output, model=None, evaluation=None, **settin
         "seed": 1,
     }
     usual |= {"report_to": "none", "use_cpu": True, "bf16": False, "max_length": None, "disable_tqdm": True}
-    usual |= {"activation_checkpointing": False, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+    usual |= {"gradient_checkpointing": False, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
     args = SFTConfig(output_dir=str(output), optim="sgd", learning_rate=RATE, **(usual | settings))
     data = {"train_dataset": Dataset.from_list(examples), "processing_class": processor(folder)}
     return SFTTrainer(model, args, eval_dataset=evaluation and Dataset.from_list(evaluation), **data)

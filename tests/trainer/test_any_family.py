@@ -178,6 +178,27 @@ def test_a_processor_without_a_chat_template_is_refused(folders):
         Encoder(processor, LayoutSpec.from_folder(folders("internvl")))
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_questions_share_what_the_processor_makes_of_their_page_and_nothing_changes(folders, name):
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    from dvsft.evaluator import features, generate
+
+    processor = AutoProcessor.from_pretrained(folders(name))
+    processor.tokenizer.padding_side = "left"
+    shared = features.PageProcessor(processor, generate.inputs)
+    sizes = [(256, 256), (256, 256), (600, 200)]
+    images = [Image.effect_noise(size, 90).convert("RGB") for size in sizes]
+    pages, prompts = [shared.encode(image) for image in images], ["What?", "Which is the longest word?", "Who?", ""]
+    for chosen in ([0, 0, 1, 0], [0, 1, 2, 2], [2]):
+        asked = prompts[: len(chosen)]
+        found = shared.batch(asked, [pages[i] for i in chosen])
+        expected = generate.inputs(processor, asked, [images[i] for i in chosen])
+        assert features.same(found, expected)
+    assert shared.joins == (name in ("qwen2_5_vl", "internvl", "gemma3")), name
+
+
 def test_the_lora_of_every_family_is_on_all_layers_of_its_language_model_alone(folders):
     import torch
     from transformers import AutoModelForImageTextToText

@@ -114,7 +114,7 @@ def test_where_passes_have_unequal_answers_only_the_text_is_another_mean(tiny, p
 @pytest.mark.parametrize(
     "settings",
     [
-        {"activation_checkpointing": True},
+        {"gradient_checkpointing": True},
         {"label_smoothing_factor": 0.1},  # a second pass, for TRL's metrics
         {"loss_type": "dft"},
     ],

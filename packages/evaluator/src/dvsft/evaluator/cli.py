@@ -68,6 +68,7 @@ def add_predict(verb: argparse.ArgumentParser) -> None:
 
 def add_endpoint(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--endpoint", metavar="URL", help="ask an OpenAI-compatible server, such as http://host:8000/v1")
+    verb.add_argument("--window", type=positive, default=64, help="requests under way at a time, default %(default)s")
     verb.add_argument("--served-name", metavar="NAME", help="the model to ask there; default: what --model says")
     verb.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's API key")
 
@@ -182,7 +183,7 @@ def tag_of(text: str) -> tuple[str, str]:
     return key, value
 
 
-Makers = list[Callable[[], predict.Answerer]]
+Makers = list[Callable[[], predict.Engine]]
 
 
 def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Mapping[str, Any] | None, Makers]:
@@ -194,11 +195,11 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
 
         name = options.served_name or options.model
         asked = endpoint.connect(options.endpoint, name, sent_as(options.model, patches), api_key(options))
-        return asked.served, [lambda: asked]
+        return asked.served, [partial(asked.engine, options.window)]
     from dvsft.evaluator import generate
 
     devices = options.devices.split(",") if options.devices else generate.devices()
-    return None, [partial(generate.load, options.model, device, patches) for device in devices]
+    return None, [partial(generate.open_engine, options.model, device, patches) for device in devices]
 
 
 def sent_as(model: str, patches: tuple[int, int]) -> LayoutSpec | None:
@@ -267,6 +268,10 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def add_lens(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Show which word the language model reads at each visual token of labeled pages, and how often it is the "
+        "label's. What the vision encoder alone knows is measured by dvsft probe-encoder."
+    )
     verb.add_argument("--model", required=True, help="Hugging Face folder")
     verb.add_argument("--base", help="the same model before training, for numbers side by side")
     verb.add_argument("--labels", required=True, metavar="DIR", help="folder of label shards, or s3://, gs://, hf://")
@@ -287,7 +292,8 @@ def run_lens(options: argparse.Namespace) -> None:
 def add_probe(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Paint pages with the binary codes of token numbers and check that every visual token sees its own cell, with "
-        "the real processor and vision tower and random weights. Exit code 1 if one does not."
+        "the real processor and vision tower and random weights. Exit code 1 if one does not. What a trained encoder "
+        "knows is measured by dvsft probe-encoder."
     )
     verb.add_argument("checkpoint", nargs="?", type=Path, help="folder with config.json and the processor's files")
     verb.add_argument("--all", action="store_true", help="a tiny model of every family instead")

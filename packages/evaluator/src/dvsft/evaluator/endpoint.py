@@ -9,13 +9,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
-from dvsft.evaluator.predict import Answer, PredictError
+from dvsft.evaluator.predict import Answer, Engine, PredictError
 from dvsft.patchlabels.layout import LayoutSpec
 
 ATTEMPTS = 4
@@ -24,7 +23,7 @@ REFUSES_ALL = (401, 403, 404)  # a wrong key, a wrong address or model: no other
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model on a server, asked a batch at a time."""
+    """A model on a server."""
 
     url: str
     served: Mapping[str, Any]
@@ -34,20 +33,21 @@ class Endpoint:
     key: str = field(default="", repr=False)
     timeout: float = 300.0
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
+    def engine(self, window: int) -> Engine:
+        """Asks with `window` requests under way. A page is resized and encoded once, for all questions about it."""
+        return Engine(self.answer, lambda image: data_url(fit(image, self.layout)), window=window, batch_size=1)
+
+    def answer(self, batch: tuple[Sequence[str], Sequence[str]], max_new_tokens: int) -> list[Answer]:
         """Answers in order. A refused request becomes that sample's error; a server that is gone or refuses everything
         raises PredictError.
         """
-        with ThreadPoolExecutor(len(prompts)) as pool:
-            jobs = [
-                pool.submit(self.ask, prompt, image, max_new_tokens)
-                for prompt, image in zip(prompts, images, strict=True)
-            ]
-            return [job.result() for job in jobs]
+        prompts, urls = batch
+        return [self.ask(prompt, url, max_new_tokens) for prompt, url in zip(prompts, urls, strict=True)]
 
-    def ask(self, prompt: str, image: Image.Image, max_new_tokens: int) -> Answer:
+    def ask(self, prompt: str, url: str, max_new_tokens: int) -> Answer:
+        """url: the image, as data_url makes it."""
         content = [
-            {"type": "image_url", "image_url": {"url": data_url(fit(image, self.layout))}},
+            {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": prompt},
         ]
         body = {
@@ -60,10 +60,19 @@ class Endpoint:
             reply = request(f"{self.url}/chat/completions", body, self.timeout, self.key)
         except urllib.error.HTTPError as error:
             return Answer(None, f"endpoint_{error.code}: {reason_of(error)}")
-        try:
-            return Answer((reply["choices"][0]["message"]["content"] or "").strip())
-        except (KeyError, IndexError, TypeError):
-            return Answer(None, f"endpoint_reply: no choices[0].message.content in {str(reply)[:200]}")
+        return answer_of(reply)
+
+
+def answer_of(reply: Any) -> Answer:
+    """What a chat completion says. Servers may leave out why it ended and its tokens."""
+    try:
+        choice = reply["choices"][0]
+        text = (choice["message"]["content"] or "").strip()
+    except (KeyError, IndexError, TypeError):
+        return Answer(None, f"endpoint_reply: no choices[0].message.content in {str(reply)[:200]}")
+    usage = reply.get("usage") or {}
+    tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return Answer(text, "", str(choice.get("finish_reason") or ""), *tokens)
 
 
 def connect(url: str, name: str, layout: LayoutSpec | None = None, key: str = "") -> Endpoint:

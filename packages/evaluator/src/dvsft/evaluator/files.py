@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,21 @@ def first_of(root: Path, *names: str) -> Path:
     raise DataError(f"{root} holds none of: {', '.join(names)}")
 
 
-def image_reader(folder: Path, name: str) -> Callable[[], bytes]:
+@dataclass(frozen=True)
+class ImageFile:
+    """Reads a file when called. Readers of one file are equal, which tells that questions share a page."""
+
+    path: Path
+
+    def __call__(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def image_reader(folder: Path, name: str) -> ImageFile:
     """Reads folder/name. Names come from data files, so one that leads out of the folder raises DataError."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise DataError(f"image name {name!r} leaves {folder}")
-    return partial(Path.read_bytes, folder / name)
+    return ImageFile(folder / name)
 
 
 def read_json(path: Path) -> Any:
@@ -55,16 +66,23 @@ class Numbers:
         return f"{beginning}{self.seen[beginning] - 1}"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _row_group(shard: str, group: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.ParquetFile(shard).read_row_group(group, columns=["image"]).to_pylist()
     return rows
 
 
-def shard_image(shard: str, group: int, row: int) -> bytes:
-    """The image bytes of one row of a label shard."""
-    data: bytes = _row_group(shard, group)[row]["image"]["bytes"]
-    return data
+@dataclass(frozen=True)
+class ShardImage:
+    """Reads the image bytes of one row of a label shard when called. Readers of one row are equal."""
+
+    shard: str
+    group: int
+    row: int
+
+    def __call__(self) -> bytes:
+        data: bytes = _row_group(self.shard, self.group)[self.row]["image"]["bytes"]
+        return data
 
 
 def label_rows(root: Path, columns: list[str]) -> Iterator[tuple[dict[str, Any], Callable[[], bytes]]]:
@@ -81,4 +99,4 @@ def shard_rows(shard: Path, columns: list[str]) -> Iterator[tuple[dict[str, Any]
     parquet, _ = rows.open_shard(shard)
     for group in range(parquet.num_row_groups):
         for i, row in enumerate(parquet.read_row_group(group, columns=columns).to_pylist()):
-            yield row, partial(shard_image, str(shard), group, i)
+            yield row, ShardImage(str(shard), group, i)

@@ -4,8 +4,9 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,54 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from dvsft.evaluator.predict import PATCHES, Answer, PredictError, layout_of
+from dvsft.evaluator.features import EncodedPage, PageProcessor
+from dvsft.evaluator.predict import PATCHES, Answer, Engine, PredictError, layout_of
 from dvsft.patchlabels.layout import LayoutSpec
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A loaded model; call it with prompts and images."""
+    """A loaded model."""
 
     model: Any
     processor: Any
     layout: LayoutSpec
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int) -> list[Answer]:
-        """Greedy answers, one per prompt and RGB image. A batch that runs out of memory is halved, down to one
-        sample."""
-        try:
-            return [Answer(text) for text in generate(self, prompts, images, max_new_tokens)]
-        except torch.OutOfMemoryError as error:
-            if len(prompts) == 1:
-                return [Answer(None, f"out_of_memory: {str(error)[:200]}")]
-        torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        return [
-            *self(prompts[:half], images[:half], max_new_tokens),
-            *self(prompts[half:], images[half:], max_new_tokens),
-        ]
+    def engine(self) -> Engine:
+        """Its greedy answers. A page is processed once, for all questions about it."""
+        pages = PageProcessor(self.processor, inputs)
+
+        def batch(prompts: Sequence[str], encoded: Sequence[EncodedPage]) -> Batch:
+            made = pages.batch(prompts, encoded)
+            return Batch(prompts, encoded, made.to(self.model.dtype))  # integer tensors keep their type
+
+        return Engine(partial(answer, self, batch), pages.encode, batch)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The model's inputs for some prompts, in the main memory."""
+
+    prompts: Sequence[str]
+    pages: Sequence[EncodedPage]
+    inputs: Any
+
+
+def answer(loaded: LocalModel, again: Callable[..., Batch], batch: Batch, max_new_tokens: int) -> list[Answer]:
+    """Greedy answers of a batch. One that runs out of memory is halved, down to one sample. again: makes a half."""
+    try:
+        return greedy_answers(loaded, batch.inputs, max_new_tokens)
+    except torch.OutOfMemoryError as error:
+        if len(batch.prompts) == 1:
+            return [Answer(None, f"out_of_memory: {str(error)[:200]}")]
+    torch.cuda.empty_cache()
+    half = len(batch.prompts) // 2
+    halves = [again(batch.prompts[part], batch.pages[part]) for part in (slice(half), slice(half, None))]
+    return [found for part in halves for found in answer(loaded, again, part, max_new_tokens)]
+
+
+def open_engine(folder: str, device: str, patches: tuple[int, int]) -> Engine:
+    return load(folder, device, patches).engine()
 
 
 def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -> LocalModel:
@@ -123,14 +146,20 @@ def encode(loaded: LocalModel, prompts: Sequence[str], images: Sequence[Image.Im
     return batch.to(loaded.model.device, loaded.model.dtype)  # integer tensors keep their type
 
 
-@torch.inference_mode()
 def generate(
     loaded: LocalModel, prompts: Sequence[str], images: Sequence[Image.Image], max_new_tokens: int
 ) -> list[str]:
     """Greedy answers of one batch."""
-    batch = encode(loaded, prompts, images)
+    batch = inputs(loaded.processor, prompts, images)
+    return [answer.text or "" for answer in greedy_answers(loaded, batch, max_new_tokens)]
+
+
+@torch.inference_mode()
+def greedy_answers(loaded: LocalModel, batch: Any, max_new_tokens: int) -> list[Answer]:
+    """Of the model's inputs for one batch, on any device."""
+    batch = batch.to(loaded.model.device, loaded.model.dtype)
     tokens = loaded.model.generate(**batch, max_new_tokens=max_new_tokens)
-    return [answer.text or "" for answer in read(loaded, batch, tokens)]
+    return read(loaded, batch, tokens)
 
 
 @torch.inference_mode()

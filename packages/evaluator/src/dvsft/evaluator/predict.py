@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import sys
@@ -16,16 +15,19 @@ from typing import Any
 
 from PIL import Image
 
-from dvsft.evaluator import benchmarks, predictions
+from dvsft.evaluator import benchmarks, flow, pages, predictions
 from dvsft.evaluator.benchmarks.base import Benchmark
 from dvsft.evaluator.fingerprint import fingerprint
+from dvsft.evaluator.pages import Page, Pages, Question
 from dvsft.evaluator.predictions import RunError
 from dvsft.evaluator.records import Prediction, Sample
 from dvsft.evaluator.tasks import Task
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.patchlabels.prompts import TEST_INSTRUCTION
+
+MOST_THREADS = 4
+"""That prepare batches ahead. Each holds one: 8 large pages of Qwen3-VL are 370 MB."""
 
 PATCHES = (64, 2048)  # fewest and most patches of an image, arXiv 2605.26656, for models that have such limits
 
@@ -58,7 +60,29 @@ class Answer:
     """Of the answer, its end included."""
 
 
-Answerer = Callable[[Sequence[str], Sequence[Image.Image], int], list[Answer]]
+def as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
+def together(prompts: Sequence[str], pages: Sequence[Any]) -> tuple[Sequence[str], Sequence[Any]]:
+    return prompts, pages
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Something that answers prompts about images, in three parts, so that the CPU's work does not wait for the
+    answers. `encode` and `batch` are called from several threads."""
+
+    answer: Callable[[Any, int], list[Answer]]
+    """(what `batch` made, most new tokens) -> answers in order."""
+    encode: Callable[[Image.Image], Any] = as_it_is
+    """The work on an RGB image, done once per page."""
+    batch: Callable[[Sequence[str], Sequence[Any]], Any] = together
+    """Prompts and what `encode` made of the page of each -> what `answer` takes."""
+    window: int = 0
+    """How many batches are answered at a time, each in a thread; 0: one, in the thread of the caller."""
+    batch_size: int = 0
+    """Questions per batch; 0: as the plan says."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +118,8 @@ class Plan:
         return {name: samples[: self.limit or None] for name, samples in loaded.items()}
 
 
-def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[], Answerer]]) -> None:
-    """Predict what is missing in plan.run, with one process per maker of an answerer (a single one: in this process).
+def predict(plan: Plan, settings: Mapping[str, Any], makers: Sequence[Callable[[], Engine]]) -> None:
+    """Predict what is missing in plan.run, with one process per maker of an engine (a single one: in this process).
 
     settings: what makes the predictions, for run.json. Raises RunError for a run that has other settings, DataError,
     PredictError.
@@ -164,7 +188,7 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
     predictions.write_json(plan.run / "run.json", content)
 
 
-def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> None:
+def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Engine]]) -> None:
     """`work` in a new process per maker. Raises RunError if one of them fails."""
     context = multiprocessing.get_context("spawn")  # CUDA cannot be used in forked processes
     workers = [
@@ -180,71 +204,81 @@ def work_in_processes(plan: Plan, makers: Sequence[Callable[[], Answerer]]) -> N
         raise RunError(f"process {failed} of {len(workers)} failed; run the same command again to continue")
 
 
-def work(plan: Plan, make_answerer: Callable[[], Answerer], rank: int, world: int, parent: int | None = None) -> None:
-    """Predict those of samples rank, rank + world, rank + 2 world ... that have no line yet. Stops when the parent
+def work(plan: Plan, make_engine: Callable[[], Engine], rank: int, world: int, parent: int | None = None) -> None:
+    """Predict those of the samples on pages rank, rank + world ... that have no line yet. Stops when the parent
     process is gone."""
-    answerer = make_answerer()
+    engine = make_engine()
+    threads = max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // world))
     for name, benchmark in plan.benchmarks.items():
+        samples = plan.samples[name]
         done = {found.id for found in predictions.read(predictions.files_of(plan.run, name))[0]}
-        todo = [sample for sample in plan.samples[name][rank::world] if sample.id not in done]
+        todo = [sample for sample in pages.share(samples, rank, world) if sample.id not in done]
         path = predictions.path_of(plan.run, name, rank)
         path.parent.mkdir(parents=True, exist_ok=True)
+        progress = Progress(name, len(todo), world, quiet=rank > 0)
         with path.open("a", encoding="utf-8") as file:
-            progress = Progress(name, len(todo), world, quiet=rank > 0)
-            for batch in batches(todo, plan.batch_size):
-                predictions.append(file, answer(benchmark, batch, answerer))
-                progress.step(len(batch))
+            for found in ask(benchmark, pages.arrange(todo), engine, engine.batch_size or plan.batch_size, threads):
+                predictions.append(file, found)
+                progress.step(len(found))
                 if parent is not None and os.getppid() != parent:
                     return
+        predictions.sort(path, [sample.id for sample in samples])
 
 
-def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+@dataclass(frozen=True)
+class Batch:
+    """Some samples' predictions before the model answers, and what it is asked of those that have no error."""
+
+    blanks: Sequence[Prediction]
+    content: Any
 
 
-def answer(benchmark: Benchmark, samples: Sequence[Sample], answerer: Answerer) -> list[Prediction]:
-    """One prediction per sample. A sample whose image cannot be used is not asked; its prediction has the error."""
-    start = time.perf_counter()
-    prepared = [prepare(benchmark, sample) for sample in samples]
-    asked = [(blank.prompt, image) for blank, image in prepared if image]
-    answers: Iterator[Answer] = iter(())
-    if asked:
-        prompts, images = zip(*asked, strict=True)
-        answers = iter(answerer(prompts, images, benchmark.max_new_tokens))
-    said = [next(answers) if image else Answer(None, blank.error) for blank, image in prepared]
-    seconds = round((time.perf_counter() - start) / len(samples), 4)
-    return [
-        replace(blank, text=found.text, error=found.error, seconds=seconds)
-        for (blank, _), found in zip(prepared, said, strict=True)
-    ]
+def ask(
+    benchmark: Benchmark, questions: Sequence[Question], engine: Engine, size: int, threads: int
+) -> Iterator[list[Prediction]]:
+    """The predictions of batches of questions, in any order. Batches are prepared in threads, ahead of the answers."""
+    shared = Pages(questions, engine.encode)
+
+    def prepared(members: Sequence[Question]) -> Batch:
+        return prepare(benchmark, members, shared, engine)
+
+    def answered(batch: Batch) -> list[Prediction]:
+        return answer(batch, engine, benchmark.max_new_tokens)
+
+    batches = [questions[start : start + size] for start in range(0, len(questions), size)]
+    if engine.window:
+        yield from flow.window(lambda members: answered(prepared(members)), batches, engine.window)
+    else:
+        yield from map(answered, flow.ahead(prepared, batches, threads))
 
 
-def prepare(benchmark: Benchmark, sample: Sample) -> tuple[Prediction, Image.Image | None]:
-    """A sample's prediction before the model answers, and its RGB image at the sample's scale, None if unusable."""
-    blank = Prediction(
+def prepare(benchmark: Benchmark, questions: Sequence[Question], shared: Pages, engine: Engine) -> Batch:
+    """A sample whose image cannot be used is not asked; its prediction has the error."""
+    found = [shared.take(question) for question in questions]
+    blanks = [blank(benchmark, question.sample, page) for question, page in zip(questions, found, strict=True)]
+    prompts = [blank.prompt for blank in blanks if not blank.error]
+    contents = [page.content for page in found if not page.error]
+    return Batch(blanks, engine.batch(prompts, contents) if prompts else None)
+
+
+def blank(benchmark: Benchmark, sample: Sample, page: Page) -> Prediction:
+    return Prediction(
         id=sample.id,
         references=sample.references,
         text=None,
+        error=page.error,
         question=sample.question,
         prompt=benchmark.prompt(sample.question),
+        image=page.sha256,
         benchmark=benchmark.name,
     )
-    try:
-        content = sample.read_image()
-        blank = replace(blank, image=hashlib.sha256(content).hexdigest())
-        return blank, rescale(decode(content), sample.scale)
-    except OSError as error:
-        return replace(blank, error=f"missing_image: {error}"), None
-    except ImageError as error:
-        return replace(blank, error=f"{error.reason}: {error}"), None
 
 
-def rescale(image: Image.Image, scale: float) -> Image.Image:
-    if scale == 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+def answer(batch: Batch, engine: Engine, max_new_tokens: int) -> list[Prediction]:
+    start = time.perf_counter()
+    answers = iter(engine.answer(batch.content, max_new_tokens) if batch.content is not None else ())
+    seconds = round((time.perf_counter() - start) / len(batch.blanks), 4)
+    return [replace(blank, seconds=seconds, **({} if blank.error else vars(next(answers)))) for blank in batch.blanks]
 
 
 class Progress:

@@ -85,9 +85,25 @@ def drop_failed(path: Path) -> None:
         texts = list(file)
     kept = [text for text in texts if (found := parse(text)[0]) and found.text is not None]
     if len(kept) < len(texts):
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(path)
+        replace(path, kept)
+
+
+def sort(path: Path, ids: Sequence[str]) -> None:
+    """Put the lines into the order of `ids`, whatever order the answers came in; lines of other samples stay last."""
+    places = {name: i for i, name in enumerate(ids)}
+    with path.open(encoding="utf-8") as file:
+        texts = list(file)
+    found = [parse(text)[0] for text in texts]
+    keys = [places.get(line.id, len(ids)) if line else len(ids) for line in found]
+    if keys != sorted(keys):
+        replace(path, [texts[i] for i in sorted(range(len(texts)), key=keys.__getitem__)])
+
+
+def replace(path: Path, texts: Sequence[str]) -> None:
+    """Give a file other lines, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(texts), encoding="utf-8")
+    part.replace(path)
 
 
 def append(file: IO[str], predictions: Sequence[Prediction]) -> None:

@@ -19,7 +19,7 @@ class Sample:
     references: tuple[str, ...]
     """Empty where the publisher keeps them (test sets)."""
     read_image: Callable[[], bytes]
-    """The encoded bytes, read when called; OSError if they are not there."""
+    """The encoded bytes, read when called; OSError if they are not there. Equal for samples that share a file."""
     scale: float = 1.0
     """Factor on width and height before the model's own resize."""
 
@@ -42,7 +42,13 @@ class Prediction:
     """Equal for samples that share an image: the sha256 of its bytes in our own files."""
     benchmark: str = ""
     seconds: float | None = None
-    """Share of the time that the sample's batch took."""
+    """Share of the time that the answers of the sample's batch took, without what is prepared ahead."""
+    finish: str = ""
+    """Why the answer ended: "stop", or "length" if it was cut off; "" if unknown."""
+    prompt_tokens: int | None = None
+    """What the model took in, visual tokens included."""
+    new_tokens: int | None = None
+    """Of the answer, its end included."""
 
     @property
     def reason(self) -> str:
@@ -60,6 +66,9 @@ class Prediction:
             "prediction": self.text,
             "references": list(self.references),
             "seconds": self.seconds,
+            "finish": self.finish or None,
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": self.new_tokens,
         }
         return line | ({"error": self.error} if self.error else {})
 
@@ -87,6 +96,9 @@ class Prediction:
             image=str(line.get("image_sha256") or line.get("image") or name.rpartition("#")[0] or name),
             benchmark=str(line.get("benchmark") or ""),
             seconds=line.get("seconds"),
+            finish=str(line.get("finish") or ""),
+            prompt_tokens=line.get("prompt_tokens"),
+            new_tokens=line.get("new_tokens"),
         )
 
 

@@ -76,6 +76,11 @@ def orientation(data: bytes, frame: int = 0) -> int:
     return found if found in range(1, 9) else 1
 
 
+def stored_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the file's header has them, before EXIF orientation. Raises ImageError."""
+    return _open(data).size
+
+
 def frames(data: bytes) -> list[int]:
     """The pictures of a file that are pages, as `decode` takes them: of a TIFF all but thumbnails and masks, of an
     animation every frame. At least one: for a file or a frame that is damaged, `decode` says what is wrong.
