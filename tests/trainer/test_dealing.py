@@ -69,6 +69,19 @@ def test_a_budget_deals_every_sample_once_within_it_and_all_ranks_run_the_same_n
     assert steps == deal(samples, 64, ranks, by_budget(budget), length)  # nothing but the plan decides
 
 
+def test_all_steps_have_as_many_passes_as_the_fullest_needs():
+    light: list[Sample | None] = [Sample(number, 10, (0,), 0) for number in range(4)]
+    heavy: list[Sample | None] = [Sample(number, 100, (0,), 0) for number in range(4)]
+    steps = deal([*light, *heavy], 4, 2, by_budget(100), length)
+    assert [len(step) for step in steps] == [2, 2] and held(one for of_ranks in steps[0] for one in of_ranks) == light
+
+
+def test_ranks_run_like_passes_at_a_time_and_the_one_behind_gets_the_dearest():
+    samples: list[Sample | None] = [Sample(number, tokens, (0,), 0) for number, tokens in enumerate((50, 100, 10, 90))]
+    (step,) = deal(samples, 4, 2, by_budget(100), length)
+    assert [[[sample.page for sample in one] for one in of_ranks] for of_ranks in step] == [[[100], [90]], [[10], [50]]]
+
+
 @pytest.mark.parametrize(("ranks", "least"), [(2, 0.97), (8, 0.85)])
 def test_a_budget_keeps_ranks_busier_than_samples_by_number(ranks, least):
     """Whether they wait for each other in every pass, as with ZeRO 2 and 3, or at the end of a step."""
