@@ -77,6 +77,7 @@ def test_merger_features_are_those_of_the_library_and_encoder_features_what_its_
     batch = processor(images=[image], return_tensors="pt")
     with torch.no_grad():
         theirs = model.model.visual(batch["pixel_values"], batch["image_grid_thw"])
+    assert torch.equal(merged(image), found) and torch.equal(inner(image), before)
     assert found.shape == (80, 1, 32) and before.shape == (80, 4, 32)
     torch.testing.assert_close(found[:, 0], theirs.pooler_output)
     torch.testing.assert_close(before.reshape(320, 32), theirs.last_hidden_state)
