@@ -21,7 +21,7 @@ from dvsft.evaluator.encoder_probe import cli, data, knn, linear, report, segmen
 from dvsft.evaluator.encoder_probe.features import Item, encode, features_at, open_features
 from dvsft.evaluator.files import DataError
 from dvsft.evaluator.predict import PredictError
-from dvsft.evaluator.probe.model import switch_off_attention
+from dvsft.evaluator.probe.model import switch_off_mixing
 from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels import command, rows
@@ -39,7 +39,7 @@ def silent(name, place):
     """A tiny model without attention, and its features."""
     processor, spec = MODELS[name].open_processor()
     model = MODELS[name].open_model()
-    switch_off_attention(model)
+    switch_off_mixing(model)
     return features_at(processor, model, spec, place)
 
 
