@@ -243,6 +243,7 @@ def test_the_clean_epoch_is_chosen_on_images_that_its_networks_never_saw(monkeyp
         SimpleNamespace(usable=usable, positives=np.ones((len(usable), 151))) for usable in (range(2, 9), [4])
     )
     held: list[int] = []
+    either: Any = (train, test)
 
     def learn(trained, numbers, tested, asked, seed, epochs, progress=None):
         assert trained is train and seed in (0, 1, 2)
@@ -255,14 +256,14 @@ def test_the_clean_epoch_is_chosen_on_images_that_its_networks_never_saw(monkeyp
         return np.array(recall)[:, None, None] * np.ones((3, len(asked), 151))
 
     monkeypatch.setattr(segment, "learn", learn)
-    found = segment.probe_segments(train, test, seeds=3, epochs=3)
+    found = segment.probe_segments(*either, seeds=3, epochs=3)
     assert sorted(held) == [*train.usable]
     assert found["clean"]["epochs"] == [2, 2, 2] and found["clean"]["macro_recall"] == pytest.approx(0.3)
     assert found["chosen_on_test"]["epochs"] == [3, 3, 3]
     assert found["chosen_on_test"]["macro_recall"] == pytest.approx(0.8)
     assert found["chosen_on_test"]["deviation_over_seeds"] == pytest.approx(0.1)
     with pytest.raises(DataError, match="found 7 images to train on, expected 8 or more"):
-        segment.probe_segments(train, test, seeds=8)
+        segment.probe_segments(*either, seeds=8)
 
 
 def ade_folder(root, count=8):
@@ -394,7 +395,7 @@ def test_words_are_read_from_the_encoder_s_features_and_the_memory_s_limit_is_ke
 def test_the_row_of_an_image_is_the_mean_of_all_its_patches_with_length_1(model_folder):
     features = open_features(str(model_folder), "encoder")
     images = [Image.effect_noise((320, 256), 60 + 30 * k).convert("RGB") for k in range(2)]
-    items = [Item(str(k), lambda image=image: encoded(image), "b") for k, image in enumerate(images)]
+    items = [Item(str(k), partial(encoded, image), "b") for k, image in enumerate(images)]
     found = cli.collect(features, items, partial(cli.image_row, ["a", "b"]), 1e9, "x")
     for row, image in zip(found.features, images, strict=True):
         mean = features(image).reshape(-1, 32).mean(0).numpy()
