@@ -239,11 +239,9 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
 
 
 def test_the_clean_epoch_is_chosen_on_images_that_its_networks_never_saw(monkeypatch):
-    train, test = (
-        SimpleNamespace(usable=usable, positives=np.ones((len(usable), 151))) for usable in (range(2, 9), [4])
-    )
+    train: Any = SimpleNamespace(usable=range(2, 9), positives=np.ones((7, 151)))
+    test: Any = SimpleNamespace(usable=[4], positives=np.ones((1, 151)))
     held: list[int] = []
-    either: Any = (train, test)
 
     def learn(trained, numbers, tested, asked, seed, epochs, progress=None):
         assert trained is train and seed in (0, 1, 2)
@@ -256,14 +254,14 @@ def test_the_clean_epoch_is_chosen_on_images_that_its_networks_never_saw(monkeyp
         return np.array(recall)[:, None, None] * np.ones((3, len(asked), 151))
 
     monkeypatch.setattr(segment, "learn", learn)
-    found = segment.probe_segments(*either, seeds=3, epochs=3)
+    found = segment.probe_segments(train, test, seeds=3, epochs=3)
     assert sorted(held) == [*train.usable]
     assert found["clean"]["epochs"] == [2, 2, 2] and found["clean"]["macro_recall"] == pytest.approx(0.3)
     assert found["chosen_on_test"]["epochs"] == [3, 3, 3]
     assert found["chosen_on_test"]["macro_recall"] == pytest.approx(0.8)
     assert found["chosen_on_test"]["deviation_over_seeds"] == pytest.approx(0.1)
     with pytest.raises(DataError, match="found 7 images to train on, expected 8 or more"):
-        segment.probe_segments(*either, seeds=8)
+        segment.probe_segments(train, test, seeds=8)
 
 
 def ade_folder(root, count=8):
