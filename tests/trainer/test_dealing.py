@@ -26,7 +26,7 @@ def by_budget(tokens):
     return Optimizer(learning_rate=1.0, max_tokens=tokens)
 
 
-def drawn(count) -> list[Sample | None]:
+def drawn(count) -> Any:
     """Samples whose page number is their length, from the paper's mixture."""
     shares = np.array(SHARES) / sum(SHARES)
     lengths = np.random.default_rng(0).choice(LENGTHS, count, p=shares) + np.arange(count) % 60
@@ -46,8 +46,10 @@ def test_ranks_and_passes_share_out_every_sample_once():
     samples = pad_to_steps(list(numbers), global_batch=12)
     assert len(samples) == 48 and samples[37:] == [None] * 11
     steps = deal(samples, 12, 3, BY_NUMBER, length)
-    assert [step[0][0] for step in steps] == [[0, 1], [12, 13], [24, 25], [36, None]]
-    assert steps[0][1] == [[6, 7], [8, 9], [10, 11]]
+    firsts: Any = [step[0][0] for step in steps]
+    assert firsts == [[0, 1], [12, 13], [24, 25], [36, None]]
+    second: Any = steps[0][1]
+    assert second == [[6, 7], [8, 9], [10, 11]]
     ranks = [passes_of(steps, rank) for rank in range(3)]
     for number in range(4):
         found = [sample for rank in ranks for one in rank[2 * number : 2 * number + 2] for sample in one]

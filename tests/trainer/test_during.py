@@ -1,5 +1,7 @@
 """What a run does besides its steps: the loss on held-out pages, the states it keeps, the exports it uploads."""
 
+from typing import Any
+
 import pytest
 import torch
 from support import read_log
@@ -11,7 +13,8 @@ from dvsft.trainer.batch import make_example
 from dvsft.trainer.config import ConfigError, Model
 from dvsft.trainer.model import SupervisedModel, load_model
 from dvsft.trainer.pages import DataError
-from dvsft.trainer.train import make_plan, open_data, train
+from dvsft.trainer.plan import make_plan
+from dvsft.trainer.train import open_data, train
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,9 @@ def held_out(processor_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tiny, labels, held_out, tmp_path_factory):
     """(the run's folder, the states that were there at its end, what was uploaded)."""
-    folder, uploads, states = tmp_path_factory.mktemp("during") / "run", [], []
+    folder = tmp_path_factory.mktemp("during") / "run"
+    uploads: list[Any] = []
+    states: list[Any] = []
 
     class Api:
         def create_repo(self, name, **options):
@@ -57,7 +62,8 @@ def test_the_loss_on_held_out_pages_is_that_of_the_exported_weights(run, tiny, h
     config = make_config(tmp_path, tiny, held_out, data__dataset=[asked])
     mixture, encoder = open_data(config, tiny)
     model = SupervisedModel(load_model(run[0] / "final", Model(path="", dtype="float32")), config.method).eval()
-    sums, counts = {}, {}
+    sums: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for sample in make_plan(config, mixture).samples:
         if sample:
             batch = encoder([make_example(mixture, sample)])

@@ -110,7 +110,8 @@ def _gated(mlp: Any, product: Callable[[Tensor, Tensor], Tensor], hidden: Tensor
 def _checkpoint_every(model: nn.Module, n: int) -> None:
     """Of every stack of layers only each n-th computes its activations again."""
     for stack in model.modules():
-        for number, layer in enumerate(stack if isinstance(stack, nn.ModuleList) else ()):
+        layers: Any = stack if isinstance(stack, nn.ModuleList) else ()
+        for number, layer in enumerate(layers):
             if getattr(layer, "gradient_checkpointing", False):
                 layer.gradient_checkpointing = number % n == 0
 
