@@ -11,6 +11,7 @@ METRICS = [
     ("labeler", "labels", "gPcC"),
     ("labeler", "milliseconds_per_page", "kAOXPQXuAg=="),
     ("labeler", "pages", "kAM="),
+    ("labeler", "rejects_decode_truncated", "fw=="),
     ("other", "pages", "AQ=="),
     (None, None, "xRM="),
 ]
@@ -38,6 +39,7 @@ def test_counters_of_a_job_are_printed_with_the_mean_of_a_distribution(monkeypat
         f"  {'labels':32} 48,000",
         f"  {'milliseconds_per_page':32} 20 mean, 366 most",
         f"  {'pages':32} 400",
+        f"  {'rejects_decode_truncated':32} 127",
     ]
 
 
