@@ -1,7 +1,6 @@
 import hashlib
 from collections import Counter
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from dvsft.patchlabels import rows
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import Lengths, Mixture, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.data import Lengths, Mixture, Sample
 from dvsft.trainer.pages import DataError, Pages
 
 
@@ -211,21 +210,6 @@ def test_the_words_decide_a_run_that_transcribes_them_and_no_other(tmp_path, pro
         write_shard(tmp_path / "0.parquet", [page], processor_folder)
         hashes.append([mixture_of(processor_folder, (tmp_path, mode)).labels_sha256() for mode in asked])
     assert [first == other for first, other in zip(*hashes, strict=True)] == [True, True, False]
-
-
-def test_ranks_and_passes_share_out_every_sample_once():
-    numbers: Any = range(37)  # stand for samples
-    samples = pad_to_steps(list(numbers), global_batch=12)
-    assert len(samples) == 48 and samples[37:] == [None] * 11
-    settings = {"world_size": 3, "micro_batch": 2, "accumulation": 2}
-    shares = [micro_batches(samples, rank=rank, **settings) for rank in range(3)]
-    steps = [
-        sorted(str(s) for share in shares for batch in share[2 * step : 2 * step + 2] for s in batch)
-        for step in range(4)
-    ]
-    assert steps == [sorted(map(str, samples[12 * step : 12 * step + 12])) for step in range(4)]
-    for rank in range(3):
-        assert micro_batches(samples, rank=rank, first_step=3, **settings) == shares[rank][6:]
 
 
 def test_a_run_without_samples_is_refused_with_the_counts_of_its_pages(tmp_path, processor_folder):
