@@ -44,6 +44,7 @@ BENCHMARKS = [
         layout=layout("val"),
         folders=("docvqa",),
         hub=hub("validation", "DocVQA"),
+        max_new_tokens=128,  # lmms-eval
         metrics=(METRICS["anls"],),
     ),
     Benchmark(
@@ -53,6 +54,7 @@ BENCHMARKS = [
         layout=layout("test"),
         folders=("docvqa",),
         hub=hub("test", "DocVQA"),
+        max_new_tokens=128,  # lmms-eval
         metrics=(),
         submit=submission.write,
     ),

@@ -35,6 +35,7 @@ BENCHMARKS = [
         layout=layout("val"),
         folders=("infographicvqa",),
         hub=hub("validation", "InfographicVQA"),
+        max_new_tokens=32,  # lmms-eval
         metrics=(METRICS["anls"],),
     ),
     Benchmark(
@@ -44,6 +45,7 @@ BENCHMARKS = [
         layout=layout("test"),
         folders=("infographicvqa",),
         hub=hub("test", "InfographicVQA"),
+        max_new_tokens=32,  # lmms-eval
         metrics=(),
         submit=submission.write,
     ),
