@@ -18,7 +18,7 @@ LABELS := UV_PROJECT_ENVIRONMENT=.venvs/labels $(UV)
 DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev labels-env labels demo study study-publish filter relabel stats preview cluster-up cluster-down train \
+.PHONY: help dev labels-env labels demo demo-pivot study study-publish filter relabel stats preview cluster-up cluster-down train \
 	evaluate schema test test-matrix test-lowest pythons lint docs format \
 	bench bench-train check-trainers corners clean clean-outputs
 
@@ -38,6 +38,10 @@ labels: | labels-env  ## label datasets: CONFIG=file.toml OUT=folder ARGS="--run
 
 demo: labels | dev  ## label the sample, then train a tiny model by SFT, BASIC and DV-SFT and compare: out/demo
 	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.demo --out out/demo
+
+demo-pivot: labels | dev  ## the same on preferences: a reader, pairs of its answers, DPO, the encoder exported and used again
+	@CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.pivot \
+		--out out/demo-pivot
 
 study: | dev  ## run what is missing of the study into out/study-SCALE: SCALE=cpu or gpu ARGS="--jobs 2"
 	@OMP_NUM_THREADS=1 PYTHONPATH=pipelines $(DEV) run -q --no-sync python -m study.run --scale $(SCALE) \

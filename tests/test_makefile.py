@@ -34,9 +34,10 @@ def test_clean_removes_environments_and_no_output(outputs):
     assert outputs.exists()
 
 
-def test_the_demo_deletes_nothing(outputs):
-    said = make(outputs, "--dry-run", "demo").stdout
-    assert "study.demo" in said and "rm " not in said
+@pytest.mark.parametrize(("target", "module"), [("demo", "study.demo"), ("demo-pivot", "study.pivot")])
+def test_a_demo_deletes_nothing(outputs, target, module):
+    said = make(outputs, "--dry-run", target).stdout
+    assert module in said and "rm " not in said
 
 
 def test_every_step_of_labels_gets_the_arguments(outputs):

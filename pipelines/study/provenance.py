@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,20 +20,13 @@ class StudyError(DvsftError):
 
 def origin(scale: Scale) -> dict[str, Any]:
     """What all results of one study share: {"scale", "versions", "commit"}."""
+    from dvsft.trainer import record
+
     return {
         "scale": asdict(scale),
         "versions": {name: version(name) for name in PACKAGES},
-        "commit": commit(Path(__file__).parent),
+        "commit": record.git_commit(Path(record.__file__)),
     }
-
-
-def commit(folder: Path) -> str | None:
-    """The commit checked out around a folder, "-dirty" behind it if tracked files differ; None outside of git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], where: str, cure: str) -> None:

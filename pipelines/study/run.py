@@ -74,6 +74,7 @@ def label(scale: Scale, study: Path, name: str, sets: list[str], fonts: Sequence
     kinds: dict[str, dict[str, str]] = {
         "train": {"kind": "squad"},
         "validation": {"kind": "squad", "split": "validation"},
+        "pairs": {"kind": "squad", "split": "pairs"},
         "contextual": {"kind": "documents", "split": "test", "name": "contextual"},
         "noncontextual": {"kind": "documents", "split": "test", "name": "noncontextual"},
     }

@@ -19,7 +19,7 @@ from dvsft.evaluator.encoder_probe import cli, data, knn, linear, report, segmen
 from dvsft.evaluator.encoder_probe.features import Item, encode, features_at, open_features
 from dvsft.evaluator.files import DataError
 from dvsft.evaluator.predict import PredictError
-from dvsft.evaluator.probe.model import switch_off_attention
+from dvsft.evaluator.probe.model import switch_off_mixing
 from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels import command, rows
@@ -37,7 +37,7 @@ def silent(name, place):
     """A tiny model without attention, and its features."""
     processor, spec = MODELS[name].open_processor()
     model = MODELS[name].open_model()
-    switch_off_attention(model)
+    switch_off_mixing(model)
     return features_at(processor, model, spec, place)
 
 
@@ -395,6 +395,18 @@ def test_without_scikit_learn_the_verb_says_what_to_install(monkeypatch, capsys)
     assert command.main(["probe-encoder", "--help"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.endswith("pip install 'dvsft[probe]'\n")
+
+
+def test_the_help_of_verbs_that_look_alike_names_the_other(capsys):
+    for verb, others in {
+        "lens": ["probe-encoder"],
+        "probe": ["probe-encoder"],
+        "probe-encoder": ["probe ", "lens"],
+    }.items():
+        with pytest.raises(SystemExit):
+            command.main([verb, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert all(f"dvsft {other}" in said for other in others)
 
 
 # Mutual nearest neighbors.

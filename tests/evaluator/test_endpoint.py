@@ -14,7 +14,7 @@ from evaluator_fixtures import picture, write_json
 from PIL import Image
 
 from dvsft.evaluator import endpoint, predict, predictions
-from dvsft.patchlabels import command
+from dvsft.patchlabels import command, webpage
 
 BASE = {"id": "base", "object": "model", "root": "/models/base", "parent": None, "created": 1}
 ADAPTER = {"id": "served-name", "object": "model", "root": "/runs/adapter", "parent": "base", "created": 1}
@@ -221,7 +221,7 @@ def test_a_slow_request_holds_up_no_other_and_the_window_is_never_exceeded(serve
         for n in range(count)
     ]
     write_json(tmp_path / "docvqa" / "val_v1.0.json", records)
-    plain, encoded, encode = Handler.do_POST, [], endpoint.data_url
+    plain, encoded, encode = Handler.do_POST, [], webpage.png
 
     def do_POST(handler):
         with lock:
@@ -235,7 +235,7 @@ def test_a_slow_request_holds_up_no_other_and_the_window_is_never_exceeded(serve
         plain(handler)
 
     monkeypatch.setattr(Handler, "do_POST", do_POST)
-    monkeypatch.setattr(endpoint, "data_url", lambda image: encoded.append(image) or encode(image))
+    monkeypatch.setattr(webpage, "png", lambda image: encoded.append(image) or encode(image))
     assert ask("--window", "3") == 0
     under_way = [sum(events[: i + 1]) for i in range(len(events))]
     assert max(under_way) <= 3 and len(server.seen) == count

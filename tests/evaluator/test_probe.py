@@ -9,7 +9,7 @@ import torch
 from support import SAMPLES
 
 from dvsft.evaluator.probe import checkpoint, counts, table
-from dvsft.evaluator.probe.model import features_of, switch_off_attention
+from dvsft.evaluator.probe.model import features_of, inner_of, switch_off_mixing
 from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels.errors import DvsftError
@@ -20,10 +20,14 @@ FIRST = {tiny.open_processor()[1].family: tiny for tiny in reversed(TINY)}  # on
 
 
 def opened(name: str):
+    return opened_with_inner(name)[:2]
+
+
+def opened_with_inner(name: str):
     processor, spec = MODELS[name].open_processor()
     model = MODELS[name].open_model()
-    switch_off_attention(model)
-    return features_of(processor, model, spec), spec
+    switch_off_mixing(model)
+    return features_of(processor, model, spec), spec, inner_of(model)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,9 @@ def opened(name: str):
     [
         ("Qwen3-VL", (431, 389)),
         ("HunYuan-VL", (300, 700)),
+        ("glmga", (300, 700)),
+        ("GLM-5-next", (500, 300)),
+        ("Gemma-3n", (200, 150)),  # its cells straddle those of a coarser grid
         ("InternVL", (900, 450)),
         ("Ovis2", (600, 900)),
         ("Ovis2", (300, 600)),  # where tile grids are judged the other way round
@@ -41,10 +48,41 @@ def opened(name: str):
     ],
 )
 def test_every_visual_token_answers_in_exactly_its_own_bits(name, size):
-    features, spec = opened(name)
-    found = probe(features, spec.fit(*size))
+    features, spec, inner = opened_with_inner(name)
+    found = probe(features, spec.fit(*size), inner)
     assert found.tokens == found.expected, found
     assert found.exact == found.probed > 0.5 * found.tokens, found
+
+
+@pytest.mark.parametrize(("name", "size"), [("LLaVA-1.5", (200, 150)), ("Kimi-K2.5", (200, 150))])
+def test_cells_of_a_few_pixels_and_cells_cut_by_the_edge_are_probed_too(name, size):
+    features, spec = opened(name)
+    layout = spec.fit(*size)
+    rects = layout.rects()
+    low, high = np.clip(rects[:, :2], 0, size), np.clip(rects[:, 2:], 0, size)
+    assert (high - low).min() < 7
+    found = probe(features, layout)
+    assert found.exact == found.probed == len(rects)
+
+
+def test_a_tower_with_whole_convolutions_does_not_pass():
+    from torch import nn
+
+    tower = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 5, 2, padding=2))
+    whole = View(np.array([[16.0 * k, 16 * k + 16] for k in range(6)]), np.array([[0, 16.0], [16, 32]]), (16, 16))
+
+    @torch.inference_mode()
+    def features(page):
+        return tower(torch.from_numpy(np.array(page)).permute(2, 0, 1)[None] / 255)[0].flatten(1).T
+
+    torch.manual_seed(0)
+    for conv in tower:
+        conv.reset_parameters()
+    layout = Layout((whole,), 96, 32)
+    assert not probe(features, layout).passed
+    switch_off_mixing(tower)
+    found = probe(features, layout)
+    assert found.passed and found.strongest < 1e-3
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -154,9 +192,9 @@ def test_the_page_of_families_counts_what_it_lists(monkeypatch):
     rows = list(table.run_all(3))
     text = table.page(rows, 3)
     assert rows[0].passed
-    assert "| PaliGemma | `square` | `SiglipImageProcessor` | 1,024 | 1,024 | 100.00% | " in text
+    assert "| PaliGemma | `square` | `SiglipImageProcessor` | 1,024 | 0 | 100.00% | " in text
     assert "0 of 12 |" in text
-    assert "Gemma-3n" in text and "BlipImageProcessor" in text
+    assert "0 of 1,024 visual tokens" in text and "At 0.3 would\nfail: none." in text and "BlipImageProcessor" in text
     assert not dataclasses.replace(rows[0], counted=counts.Counted(1, 0, [(1, 1, 2, 3)])).passed
 
 

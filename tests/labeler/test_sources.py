@@ -279,5 +279,7 @@ def test_every_layout_of_the_list_reads_what_the_list_says():
         assert hasattr(module, "hub_records") == layout.on_hub
         form = "alto" if layout.own_words == "must" else ""
         assert Source(kind=kind, path="x", format=form).rendered == layout.rendered
-    with pytest.raises(ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images, words"):
+    with pytest.raises(
+        ConfigError, match="expected one of docvqa, infographicvqa, squad, documents, images, words, preferences"
+    ):
         parse({"model": {"processor": "p"}, "source": [{"kind": "nonsense", "path": "x"}]})

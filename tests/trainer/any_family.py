@@ -14,7 +14,7 @@ TEMPLATE = (
     "{%- endfor %}{{- '<|im_end|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
-FAMILIES = ("internvl", "smolvlm", "gemma3", "mistral3")
+FAMILIES = ("internvl", "smolvlm", "gemma3", "mistral3", "paligemma")
 
 
 def write_family(name: str, folder: Path) -> Path:
@@ -22,8 +22,14 @@ def write_family(name: str, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForImageTextToText
 
+    from dvsft.trainer.tiny import write_tiny
+
     torch.manual_seed(0)
     processor = PROCESSORS[name]()
+    if name == "paligemma":
+        own = folder / "processor"
+        processor.save_pretrained(own)
+        return write_tiny(own, folder, layers=2, model_type=name)
     model: Any = AutoModelForImageTextToText.from_config(_config(name, processor))
     model.generation_config.update(eos_token_id=_ends(processor), pad_token_id=processor.tokenizer.pad_token_id)
     model.save_pretrained(folder)
@@ -103,7 +109,20 @@ def _mistral3() -> Any:
     return t.PixtralProcessor(images, _tokenizer(**signs), **options)
 
 
-PROCESSORS = {"internvl": _internvl, "smolvlm": _smolvlm, "gemma3": _gemma3, "mistral3": _mistral3}
+def _paligemma() -> Any:
+    import transformers as t
+
+    tokenizer = _tokenizer(image_token="<image>", bos_token="<bos>")
+    return t.PaliGemmaProcessor(t.SiglipImageProcessor(size=_square(256), image_seq_length=64), tokenizer)
+
+
+PROCESSORS = {
+    "internvl": _internvl,
+    "smolvlm": _smolvlm,
+    "gemma3": _gemma3,
+    "mistral3": _mistral3,
+    "paligemma": _paligemma,
+}
 
 
 def _config(name: str, processor: Any) -> Any:

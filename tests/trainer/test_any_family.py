@@ -91,6 +91,8 @@ def test_a_text_becomes_labels_a_checkpoint_answers_and_a_picture(folders, label
     assert {step["vision_labels"] for step in log} == {sum(len(set(page["patch_index"])) for page in pages)}
     assert log[-1]["vision_loss"] < 0.8 * log[0]["vision_loss"]
 
+    assert ("apply_chat_template" in (tmp_path / "run/final/README.md").read_text()) == (name != "paligemma")
+
     model = ["--model", str(tmp_path / "run/final")]
     patches = ["--min-patches", "16", "--max-patches", "64"]
     asked = ["--benchmarks", "squad", "--data", str(labeled), *patches, "--out", str(tmp_path / "out")]
@@ -100,7 +102,7 @@ def test_a_text_becomes_labels_a_checkpoint_answers_and_a_picture(folders, label
     assert command.main(["lens", *model, "--labels", str(labeled / "labels"), "--out", str(tmp_path / "out")]) == 0
     seen = json.loads((tmp_path / "out/lens.json").read_text())["model"]
     assert seen["pages"] == 3 and seen["all"]["labels"] == sum(len(page["patch_index"]) for page in pages)
-    assert seen["sight"] == ("image" if name == "gemma3" else "past")
+    assert seen["sight"] == {"gemma3": "image", "paligemma": "prompt"}.get(name, "past")
 
 
 @pytest.fixture
@@ -109,9 +111,11 @@ def encoder(folders, request):
 
     from dvsft.patchlabels.layout import LayoutSpec
     from dvsft.trainer.batch import Encoder
+    from dvsft.trainer.families import family_of
 
     folder = folders(request.param)
-    return Encoder(AutoProcessor.from_pretrained(folder), LayoutSpec.from_folder(folder)), folder
+    processor = family_of(request.param).conversational(AutoProcessor.from_pretrained(folder))
+    return Encoder(processor, LayoutSpec.from_folder(folder)), folder
 
 
 @pytest.mark.parametrize("encoder", FAMILIES, indirect=True)
@@ -163,6 +167,68 @@ def test_a_chat_template_that_writes_the_first_token_itself_gets_no_second_one(e
     ids = encode([Example("t", (("What?", "four"),))])
     first = encode.processor.tokenizer.bos_token_id
     assert (ids["input_ids"][0, encode.blank_batch["input_ids"].shape[1] :] == first).sum() == 1
+
+
+def drawn(text):
+    from PIL import Image, ImageDraw
+
+    page = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(page).text((20, 20), text, fill="black")
+    return page
+
+
+@pytest.mark.parametrize("encoder", ["paligemma"], indirect=True)
+def test_questions_and_answers_of_paligemma_are_those_of_its_processor(encoder):
+    """Inputs, labels and text loss against prefix and suffix of the library's own call."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from dvsft.evaluator import generate
+    from dvsft.trainer.batch import Example
+    from dvsft.trainer.methods.sft import Sft
+    from dvsft.trainer.model import SupervisedModel
+    from dvsft.visionloss.loss import IGNORE
+
+    encode, folder = encoder
+    asked = [("Which word?\nAnswer in a word.", "page order"), ("Why?", "so")]
+    pages = [drawn(answer) for _, answer in asked]
+    batch = encode([Example("p", (turn,), page, 64) for turn, page in zip(asked, pages, strict=True)])
+    library = AutoProcessor.from_pretrained(folder)
+    library.tokenizer.padding_side = "left"
+    prefixes, suffixes = [f"<image>answer en {question}" for question, _ in asked], [answer for _, answer in asked]
+    theirs = library(text=prefixes, images=pages, suffix=suffixes, padding=True, return_tensors="pt")
+    for name in ("input_ids", "token_type_ids", "attention_mask", "pixel_values"):
+        assert torch.equal(batch[name], theirs[name]), name
+    tested = generate.inputs(library, [question for question, _ in asked], pages)["input_ids"][0]
+    assert batch["input_ids"][0, : len(tested)].tolist() == tested.tolist()
+    assert torch.equal(batch["labels"][:, :-1], theirs["labels"][:, 1:]) and (theirs["labels"][:, 0] == IGNORE).all()
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).train()
+    method = Sft()
+    share = {kind: 1 / int(count) for kind, count in method.count(batch).items()}
+    ours = SupervisedModel(model, method)(batch, share).loss
+    torch.testing.assert_close(ours, model(**theirs).loss)
+
+
+@pytest.mark.parametrize("encoder", ["paligemma"], indirect=True)
+def test_visual_tokens_of_paligemma_see_the_question_and_no_answer(encoder):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from dvsft.trainer.batch import Example
+    from dvsft.trainer.methods import hidden_states
+
+    encode, folder = encoder
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def visual(question, answer):
+        batch = encode([Example("p", ((question, answer),), drawn("page"), 64)])
+        return hidden_states(model, batch)[0, :64]
+
+    before = visual("Which?", "page")
+    torch.testing.assert_close(visual("Which?", "four"), before)
+    assert not torch.allclose(visual("Why??", "page"), before, atol=1e-3)
 
 
 def test_a_processor_without_a_chat_template_is_refused(folders):

@@ -23,7 +23,7 @@ from dvsft.trainer.model import SupervisedModel, add_lora, audit, freeze, part_o
 from dvsft.trainer.train import train
 
 SOURCES = ROOT / "packages/trainer/src/dvsft/trainer"
-KIN = families.model_types()
+KIN = qwen_vl.MODEL_TYPES
 
 
 @pytest.fixture(scope="module")

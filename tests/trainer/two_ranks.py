@@ -36,10 +36,8 @@ def train_twice(config):
 
 def fork() -> None:
     """Return in two processes, with the environment that the launcher gives its ranks; this one waits for their end.
-    What DeepSpeed imports late (for Muon, all of torch's compiler) it has before; ZeRO-3 collects garbage at each
-    start, and what is imported is none."""
+    What DeepSpeed imports late (for Muon, all of torch's compiler) it has before."""
     import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    gc.freeze()
     os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     processes = []
     for rank in "01":
@@ -55,6 +53,7 @@ def fork() -> None:
 if __name__ == "__main__":
     if "--fork" in sys.argv:
         fork()
+    gc.freeze()  # ZeRO-3 collects garbage at every start, and what is imported is none
     for path in (argument for argument in sys.argv[1:] if argument.endswith(".toml")):
         config = load(path)
         train_twice(config) if config.output.endswith("resumed") else train(config)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from PIL import Image
 
 from dvsft.evaluator import benchmarks
 from dvsft.evaluator.benchmarks.base import Benchmark
@@ -17,6 +13,7 @@ from dvsft.evaluator.files import DataError
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.pairing import pair
 from dvsft.evaluator.records import Sample, Score
+from dvsft.patchlabels import webpage
 from dvsft.patchlabels.image import ImageError, decode
 
 LONGEST_SIDE = 1000
@@ -111,15 +108,6 @@ def _answer(score: Score, metric: Metric) -> Answer:
 def thumbnail(sample: Sample) -> str:
     """A JPEG data URL, or "" if the image cannot be read."""
     try:
-        return data_url(decode(sample.read_image()))
+        return webpage.thumbnail(decode(sample.read_image()), LONGEST_SIDE, TALLEST, "jpeg")
     except (OSError, ImageError):
         return ""
-
-
-def data_url(image: Image.Image) -> str:
-    """The image made small, as a JPEG data URL."""
-    small = image.copy()
-    small.thumbnail((LONGEST_SIDE, TALLEST), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=72)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -287,6 +287,10 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def add_lens(verb: argparse.ArgumentParser) -> None:
+    verb.description = (
+        "Show which word the language model reads at each visual token of labeled pages, and how often it is the "
+        "label's. What the vision encoder alone knows is measured by dvsft probe-encoder."
+    )
     verb.add_argument("--model", required=True, help="Hugging Face folder")
     verb.add_argument("--base", help="the same model before training, for numbers side by side")
     verb.add_argument("--labels", required=True, metavar="DIR", help="folder of label shards, or s3://, gs://, hf://")
@@ -307,7 +311,8 @@ def run_lens(options: argparse.Namespace) -> None:
 def add_probe(verb: argparse.ArgumentParser) -> None:
     verb.description = (
         "Paint pages with the binary codes of token numbers and check that every visual token sees its own cell, with "
-        "the real processor and vision tower and random weights. Exit code 1 if one does not."
+        "the real processor and vision tower and random weights. Exit code 1 if one does not. What a trained encoder "
+        "knows is measured by dvsft probe-encoder."
     )
     verb.add_argument("checkpoint", nargs="?", type=Path, help="folder with config.json and the processor's files")
     verb.add_argument("--all", action="store_true", help="a tiny model of every family instead")

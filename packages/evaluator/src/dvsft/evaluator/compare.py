@@ -98,14 +98,14 @@ def average(scores: Mapping[str, float | None], group: Sequence[str]) -> float |
 
 
 def paper_rows() -> dict[str, list[Cell]]:
-    return {model: _paper_row(figures) for model, figures in paper.TABLE.items()}
-
-
-def _paper_row(figures: Sequence[float]) -> list[Cell]:
+    """The paper's cells, averages rounded as it rounds them."""
     names, split = paper.IN_DOMAIN + paper.OUT_OF_DOMAIN, len(paper.IN_DOMAIN)
-    row = table_row(dict(zip(names, figures, strict=True)))
-    averages = iter([paper.average(figures[:split]), paper.average(figures[split:])])
-    return [replace(cell, score=next(averages)) if cell.benchmark == AVERAGE else cell for cell in row]
+    rows = {}
+    for model, figures in paper.TABLE.items():
+        row = table_row(dict(zip(names, figures, strict=True)))
+        averages = iter([paper.average(figures[:split]), paper.average(figures[split:])])
+        rows[model] = [replace(cell, score=next(averages)) if cell.benchmark == AVERAGE else cell for cell in row]
+    return rows
 
 
 def run_row(run: Run, differences: Mapping[str, Mapping[str, Difference]]) -> list[Cell]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import time
 import urllib.error
@@ -15,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from dvsft.evaluator.predict import Answer, Engine, PredictError
+from dvsft.patchlabels import webpage
 from dvsft.patchlabels.layout import LayoutSpec
 
 ATTEMPTS = 4
@@ -35,7 +34,7 @@ class Endpoint:
 
     def engine(self, window: int) -> Engine:
         """Asks with `window` requests under way. A page is resized and encoded once, for all questions about it."""
-        return Engine(self.answer, lambda image: data_url(fit(image, self.layout)), window=window, batch_size=1)
+        return Engine(self.answer, lambda image: webpage.png(fit(image, self.layout)), window=window, batch_size=1)
 
     def answer(self, batch: tuple[Sequence[str], Sequence[str]], max_new_tokens: int) -> list[Answer]:
         """Answers in order. A refused request becomes that sample's error; a server that is gone or refuses everything
@@ -45,7 +44,7 @@ class Endpoint:
         return [self.ask(prompt, url, max_new_tokens) for prompt, url in zip(prompts, urls, strict=True)]
 
     def ask(self, prompt: str, url: str, max_new_tokens: int) -> Answer:
-        """url: the image, as data_url makes it."""
+        """url: the image, a data URL."""
         content = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": prompt},
@@ -136,9 +135,3 @@ def fit(image: Image.Image, layout: LayoutSpec | None) -> Image.Image:
     (view,) = layout.fit(*image.size).views
     size = round(view.cols * view.side[0]), round(view.rows * view.side[1])
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def data_url(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

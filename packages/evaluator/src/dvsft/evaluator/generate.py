@@ -4,6 +4,7 @@ torch.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from dvsft.evaluator.features import EncodedPage, PageProcessor
 from dvsft.evaluator.predict import PATCHES, Answer, Engine, PredictError, layout_of
 from dvsft.patchlabels.layout import LayoutSpec
+from dvsft.patchlabels.prompts import prefix
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def open_processor(folder: str, patches: tuple[int, int]) -> tuple[Any, LayoutSp
     if not Path(folder).is_dir():
         raise PredictError(f"{folder} is not a folder; fetch a model with: hf download NAME --local-dir {folder}")
     processor = AutoProcessor.from_pretrained(folder)
-    if not processor.chat_template:
+    if not processor.chat_template and not takes_suffix(processor):
         raise PredictError(
             f"{folder} has no chat template, which questions are asked with; put the chat_template.jinja of an "
             "instruction-tuned checkpoint into the folder"
@@ -121,9 +123,19 @@ def greedy(model: Any, processor: Any) -> GenerationConfig:
     )
 
 
+def takes_suffix(processor: Any) -> bool:
+    """Whether a processor writes a question and its answer as prefix and suffix, in place of a chat template."""
+    return "suffix" in inspect.signature(processor.__call__).parameters
+
+
 def chat(processor: Any, prompt: str, answer: str | None = None) -> str:
     """The processor's chat template with one image and one prompt, up to where the answer starts; with an answer, up
-    to the end of its turn."""
+    to the end of its turn. Of a processor that takes prefixes, less what it adds itself; raises PredictError for its
+    answers."""
+    if not processor.chat_template:
+        if answer is not None:
+            raise PredictError(f"{type(processor).__name__} has no chat template, which answers are written with")
+        return str(processor.image_token + prefix(prompt))
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     messages = [{"role": "user", "content": content}]
     if answer is not None:
@@ -142,7 +154,9 @@ def inputs_of_texts(processor: Any, texts: Sequence[str], images: Sequence[Image
     """The same for conversations that the chat template has written."""
     nested = [[image] for image in images]
     special = adds_special(processor, texts[0])
-    return processor(text=texts, images=nested, padding=True, return_tensors="pt", add_special_tokens=special)
+    batch = processor(text=texts, images=nested, padding=True, return_tensors="pt", add_special_tokens=special)
+    batch.pop("labels", None)  # a processor of prefixes makes some for a suffix that is not there
+    return batch
 
 
 def adds_special(processor: Any, text: str) -> bool:

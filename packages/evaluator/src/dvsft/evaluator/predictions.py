@@ -25,7 +25,7 @@ class RunError(DvsftError):
 def settings(run: Path) -> dict[str, Any]:
     """What run.json holds. Raises RunError."""
     try:
-        content: dict[str, Any] = read_json(run / "run.json")
+        content: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
         return content
     except (OSError, json.JSONDecodeError) as error:
         raise RunError(f"{run} is no run folder ({error}); make one with: dvsft predict --out {run}") from error
@@ -41,10 +41,6 @@ def lens_of(run: Path) -> Lens | None:
         raise RunError(
             f"{path}: {found}, are not what this version writes; run dvsft lens --out {run} again"
         ) from error
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

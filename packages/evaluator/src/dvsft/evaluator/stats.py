@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 Names = Sequence[Hashable] | np.ndarray
 
 
 def indices(names: Names) -> np.ndarray:
     """(n,) names -> (n,) of int, equal where the names are."""
-    number: dict[Hashable, int] = {}
-    return np.array([number.setdefault(name, len(number)) for name in names], dtype=int)
+    found: np.ndarray = np.unique(np.asarray(names), return_inverse=True)[1]
+    return found
 
 
 def clustered_standard_error(scores: np.ndarray, weights: np.ndarray, strata: Names, clusters: Names) -> float:
@@ -98,31 +98,13 @@ def _stratum_parts(
 
 
 def t_p(t: float, freedom: int) -> float:
-    """P(|T| >= |t|) for Student's t with a whole number of degrees of freedom.
-
-    The finite sums of Abramowitz and Stegun, equations 26.7.3 (odd) and 26.7.4 (even).
-    """
-    angle = np.arctan(abs(t) / np.sqrt(freedom))
-    if freedom % 2:
-        k = np.arange(1, (freedom - 1) // 2)
-        terms = np.cumprod([1.0, *(2 * k / (2 * k + 1) * np.cos(angle) ** 2)])
-        inside = 2 / np.pi * (angle + np.sin(angle) * np.cos(angle) * (terms.sum() if freedom > 1 else 0.0))
-    else:
-        k = np.arange(1, freedom // 2)
-        inside = np.sin(angle) * np.cumprod([1.0, *((2 * k - 1) / (2 * k) * np.cos(angle) ** 2)]).sum()
-    return float(max(0.0, 1.0 - inside))
+    """P(|T| >= |t|) for Student's t."""
+    return float(2 * stdtr(freedom, -abs(t)))
 
 
-@lru_cache
 def t_quantile(freedom: int, p: float = 0.05) -> float:
-    """t with P(|T| >= t) = p, by bisection."""
-    low, high = 0.0, 1.0
-    while t_p(high, freedom) > p:
-        high *= 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_p(middle, freedom) > p else (low, middle)
-    return high
+    """t with P(|T| >= t) = p."""
+    return float(-stdtrit(freedom, p / 2))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -75,6 +75,17 @@ class Sample(Settings):
         return self
 
 
+class PairDraw(Settings):
+    """Which pairs of a `preferences` source are taken; by default as arXiv 2510.16333 takes those of MMPR."""
+
+    draw: Count | None = 20_000
+    """At most so many, by chance."""
+    max_tokens: Count = 1_500
+    """Pairs whose prompt and chosen answer have more tokens are left out."""
+    seed: Whole = 777
+    """Of the draw."""
+
+
 class Source(Settings):
     """One dataset."""
 
@@ -103,6 +114,7 @@ class Source(Settings):
     """Whether boxes of such words are on the upright page, or on the picture as it is stored, before its EXIF
     orientation turns it; "auto" goes by the shape of the page in the file of words."""
     draw: Sample = Sample()
+    pairs: PairDraw = PairDraw()
 
     @model_validator(mode="after")
     def _words_fit_kind(self) -> Source:
@@ -141,6 +153,11 @@ class Source(Settings):
     def rendered(self) -> bool:
         """Whether its pages are drawn from text (label-to-image) instead of read by OCR."""
         return LAYOUTS[self.kind].rendered
+
+    @property
+    def unread(self) -> bool:
+        """Whether its pages get no words, and so no labels."""
+        return LAYOUTS[self.kind].unread
 
 
 class Ocr(Settings):
@@ -329,7 +346,7 @@ class Config(Settings):
 
     @property
     def needs_ocr(self) -> bool:
-        return not all(source.rendered or source.own_words for source in self.source)
+        return not all(source.rendered or source.own_words or source.unread for source in self.source)
 
     def filters(self, source: Source) -> bool:
         """Whether questions of a source are kept by their perplexities."""

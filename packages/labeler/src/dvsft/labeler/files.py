@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import fsspec
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -45,7 +45,7 @@ def exists(path: str) -> bool:
 
 def open_binary(path: str) -> IO[bytes]:
     if _is_fsspecs(path):
-        return _fsspec_open(path)
+        return cast(IO[bytes], fsspec.open(path, "rb").open())
     return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
@@ -134,11 +134,6 @@ def _is_fsspecs(path: str) -> bool:
     """Whether a path is on no filesystem of Beam's. What is to be written is: it is renamed when it is whole."""
     scheme, colon, _ = path.partition("://")
     return bool(colon) and scheme not in OF_BEAM
-
-
-def _fsspec_open(path: str) -> IO[bytes]:
-    file: IO[bytes] = fsspec.open(path, "rb").open()
-    return file
 
 
 def _listed_by_fsspec(folder: str) -> Iterator[tuple[str, int | None]]:

@@ -12,7 +12,7 @@ from dvsft.patchlabels.errors import DvsftError
 class Page:
     """What to label. One of `path` (an image file, relative to its source), `index` (a record of a dataset in the
     Hugging Face layout) and `text` (to be rendered) is set. size: bytes of the file. words: the file that has them, of
-    a source with words of its own. qa: as in `patchlabels.rows`.
+    a source with words of its own. qa, pairs: as in `patchlabels.rows`.
     """
 
     id: str
@@ -22,14 +22,15 @@ class Page:
     size: int | None = None
     words: str | None = None
     qa: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Reject:
     """A page, or one question of it, that was left out. stage: source, select (not asked for, by a filter or a
     draw), read, decode, grid, ocr, words, render, or label for anything that no stage foresaw.
-    reason: a short name to count by. message: what was found and expected. what: page, question, file for one that
-    nobody would take for a page, or words for those of a page that is not there."""
+    reason: a short name to count by. message: what was found and expected. what: page, question, pair, file for one
+    that nobody would take for a page, or words for those of a page that is not there."""
 
     page_id: str
     stage: str

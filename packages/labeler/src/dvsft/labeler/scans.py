@@ -46,12 +46,12 @@ class Scan:
 
 
 def scans_of(page: Page, data: bytes) -> list[Scan]:
-    """The pages of a file, in order. The first has the file's id and questions, page k has the id with "#k".
+    """The pages of a file, in order. The first has the file's id, questions and pairs, page k has the id with "#k".
 
     Raises Unusable.
     """
     frames = list(range(pdf.count_pages(data))) if pdf.is_pdf(data) else _frames(data)
-    pages = [page, *(replace(page, id=f"{page.id}#{number}", qa=[]) for number in range(2, len(frames) + 1))]
+    pages = [page, *(replace(page, id=f"{page.id}#{number}", qa=[], pairs=[]) for number in range(2, len(frames) + 1))]
     return [Scan(each, frame, len(frames), data) for each, frame in zip(pages, frames, strict=True)]
 
 

@@ -54,11 +54,11 @@ def decode(data: bytes, frame: int = 0) -> Image.Image:
     """
     image: Any = _open(data)
     if image.format != "TIFF":  # to seek in an animation is to decode all that comes before
-        _require_size(image)
+        require_pixels(*image.size)
     try:
         if frame:
             image.seek(frame)
-        _require_size(image)
+        require_pixels(*image.size)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
@@ -117,10 +117,6 @@ def _count_frames(image: Any) -> int:
     with contextlib.suppress(Exception):
         return int(getattr(image, "n_frames", 1))
     return 1
-
-
-def _require_size(image: Image.Image) -> None:
-    require_pixels(*image.size)
 
 
 def require_pixels(width: float, height: float, cure: str = "scale the image down") -> None:

@@ -16,6 +16,12 @@ def ask(question: str, instruction: str = TEST_INSTRUCTION) -> str:
     return f"{question.strip()}\n{instruction}"
 
 
+def prefix(text: str) -> str:
+    """How a model with prefix and suffix in place of a chat template is asked, as PaliGemma: its task and language
+    before the text of a turn; nothing where nothing is asked."""
+    return f"answer en {text}" if text else ""
+
+
 def transcript(words: Iterable[str]) -> str:
     """What TRANSCRIBE asks for, given the texts of a page's words in reading order."""
     return " ".join(words).strip()

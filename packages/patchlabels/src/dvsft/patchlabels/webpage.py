@@ -53,16 +53,16 @@ def picture(image: Image.Image) -> str:
     return _data_url(image, kind, lossless=True, method=0)
 
 
-def crop(image: Image.Image) -> str:
-    """A small image as it is, as a data URL."""
+def png(image: Image.Image) -> str:
+    """The image as it is, as a data URL that everything takes."""
     return _data_url(image, "png")
 
 
-def thumbnail(image: Image.Image, width: int = 120, height: int = 160) -> str:
+def thumbnail(image: Image.Image, width: int = 120, height: int = 160, kind: str = "webp") -> str:
     """The image made small, as a data URL."""
     small = image.copy()
     small.thumbnail((width, height))
-    return _data_url(small, "webp", quality=70)
+    return _data_url(small, kind, quality=70)
 
 
 def _data_url(image: Image.Image, kind: str, **options: Any) -> str:

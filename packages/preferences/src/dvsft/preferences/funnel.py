@@ -33,7 +33,6 @@ def count_pairs(shard: Shard, run: PairRun) -> Counter[str]:
         for row in rows.read(file, ["pairs"]):
             counts["pages_with_pairs"] += bool(row["pairs"])
             for pair in row["pairs"] or ():
-                counts["pairs"] += 1
                 counts[f"pairs.{pair['rule']}"] += 1
                 for side in SIDES:
                     counts[f"{side}_words"] += len(pair[side].split())

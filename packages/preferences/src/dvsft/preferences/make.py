@@ -23,7 +23,7 @@ from dvsft.labeler import files
 from dvsft.labeler.commands.label import beam_options, one_line_if_full, pipeline_with
 from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import RESULTS
-from dvsft.patchlabels import command, settings
+from dvsft.patchlabels import settings
 from dvsft.preferences.config import load
 from dvsft.preferences.folder import PairRun, prepare
 from dvsft.preferences.funnel import funnel
@@ -67,7 +67,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = beam_options(beam_flags)
     FileSystems.set_options(options)
     return execute(prepare(load(known.config, known.overrides), known.source, known.out), options)
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))

@@ -17,6 +17,7 @@ from dvsft.evaluator import endpoint
 from dvsft.evaluator.endpoint import Endpoint
 from dvsft.evaluator.fingerprint import fingerprint
 from dvsft.evaluator.predict import PATCHES, Answer, PredictError
+from dvsft.patchlabels import webpage
 from dvsft.patchlabels.layout import LayoutSpec
 from dvsft.preferences.config import ConfigError, Sampler
 
@@ -69,7 +70,7 @@ class Served:
     endpoint: Endpoint
 
     def __call__(self, prompt: str, image: Image.Image, seed: int, max_new_tokens: int) -> list[Answer]:
-        url, wanted = endpoint.data_url(endpoint.fit(image, self.endpoint.layout)), self.settings.samples
+        url, wanted = webpage.png(endpoint.fit(image, self.endpoint.layout)), self.settings.samples
         found = self._choices(prompt, url, {"temperature": 0, "max_tokens": max_new_tokens})[:1]
         while not found[-1].error and len(found) <= wanted:  # some servers give one choice whatever n says
             more = {"n": wanted + 1 - len(found), "seed": seed + len(found) - 1, "max_tokens": max_new_tokens}

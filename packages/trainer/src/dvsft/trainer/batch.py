@@ -141,6 +141,7 @@ class Encoder:
             processor.image_processor.size = limits
         processor.tokenizer.padding_side = "left"
         self.image_token: int = processor.image_token_ids[0]
+        self.answer_type: int | None = getattr(processor, "answer_type", None)
         self._options = {"add_special_tokens": not self._writes_bos()}
         # spaces and line ends are tokens of their own in some vocabularies, and harmless
         self._special = tuple(token for token in processor.tokenizer.get_added_vocab() if token.strip())
@@ -225,6 +226,10 @@ class Encoder:
             branches.label_answers(batch, batch["labels"])
         for number, example in enumerate(examples):
             self._check_count(example, batch["input_ids"][number])
+            if self.answer_type is not None and example.turns:
+                padding, tokens = _unpadded(batch, number)
+                start, _ = self.answer_spans(example, tokens)[0]
+                batch["token_type_ids"][number, padding + start :] = self.answer_type
             if example.supervised:
                 self._supervise(example, number, batch)
         if not any(example.visual_tokens for example in examples):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dvsft.patchlabels.prompts import ask
+from dvsft.patchlabels.prompts import ask, prefix
 from dvsft.patchlabels.settings import is_path, without_places
 
 TEXT = """\
@@ -31,11 +31,7 @@ model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
 processor = AutoProcessor.from_pretrained(folder)
 {limits}
 question = {question}
-content = [{{"type": "image", "image": Image.open("page.png")}}, {{"type": "text", "text": question}}]
-inputs = processor.apply_chat_template(
-    [{{"role": "user", "content": content}}],
-    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-)
+{inputs}
 output = model.generate(**inputs, max_new_tokens=32)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
 ```
@@ -72,6 +68,16 @@ Fill in: the base checkpoint's license, and what those of the training data allo
 """
 
 
+CHAT = """\
+content = [{"type": "image", "image": Image.open("page.png")}, {"type": "text", "text": question}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+)"""
+PREFIX = """\
+inputs = processor(images=Image.open("page.png"), text=processor.image_token + question, return_tensors="pt")
+inputs.pop("labels", None)"""
+
 LIMITS = (
     'processor.image_processor.size = {{"shortest_edge": {min_pixels}, "longest_edge": {max_pixels}}}  # as in training'
 )
@@ -82,9 +88,10 @@ def _limits(fields: Mapping[str, Any]) -> str:
     return f"{LIMITS.format(**fields)}\n" if "max_pixels" in fields else ""
 
 
-def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
-    """README.md of an export. record: run.json of its run. name: of the export. Paths on this machine keep their last
-    part alone."""
+def model_card(record: Mapping[str, Any], name: str, step: int, chat: bool = True) -> str:
+    """README.md of an export. record: run.json of its run. name: of the export. chat: whether its processor has a chat
+    template. Paths on this machine keep their last part alone."""
+    question = ask("What is the total?")
     config = without_places(record["config"])
     base, path = config["model"]["path"], record["config"]["model"]["path"]
     shards = without_places(list(record["labels"]))
@@ -96,7 +103,8 @@ def model_card(record: Mapping[str, Any], name: str, step: int) -> str:
         step=step,
         steps=record["steps"],
         limits=_limits(record["layout"]["fields"]),
-        question=json.dumps(ask("What is the total?")),
+        question=json.dumps(question if chat else prefix(question)),
+        inputs=CHAT if chat else PREFIX,
         samples=record["samples"],
         dropped=", ".join(f"{reason} {count:,}" for reason, count in record["dropped"].items()) or "none",
         data="\n".join(map(_data_row, config["data"]["dataset"])),

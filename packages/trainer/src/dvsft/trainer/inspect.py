@@ -43,7 +43,7 @@ def _example(example: Example, number: int, batch: dict[str, Tensor], encoder: E
         predicts = [decode([one]) for one in (label, *others) if one != IGNORE]
         if token == encoder.image_token and attended:
             if predicts:
-                crops.append([visual, predicts, webpage.crop(example.image.crop(rects[visual]))])
+                crops.append([visual, predicts, webpage.png(example.image.crop(rects[visual]))])
             visual += 1
         else:
             kind = "padding" if not attended else "text" if predicts and index < 0 else "plain"

@@ -41,9 +41,9 @@ def local_folder(path: str) -> Path:
 def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, str]:
     """The checkpoint's processor, the layout it makes within the run's pixel limits, its tokenizer's sha256. Raises
     LayoutError for a checkpoint without a layout, ModelError where processor and model differ in their image token."""
-    model_type_in(folder)
+    kin = family_of(model_type_in(folder))
     spec = LayoutSpec.from_folder(folder)
-    if has_limits(spec) or data.min_pixels or data.max_pixels:
+    if "max_pixels" in spec.fields or data.min_pixels or data.max_pixels:
         low, high = data.min_pixels or config.MIN_PIXELS, data.max_pixels or config.MAX_PIXELS
         spec = LayoutSpec.from_folder(folder, low, high)
     processor = AutoProcessor.from_pretrained(folder)
@@ -53,12 +53,7 @@ def load_processor(folder: Path, data: config.Data) -> tuple[Any, LayoutSpec, st
             f"{folder}: its model reads images at token {ours}, its processor writes token {theirs}; use the files "
             "that the checkpoint was published with"
         )
-    return processor, spec, rows.tokenizer_sha256(folder)
-
-
-def has_limits(spec: LayoutSpec) -> bool:
-    """Whether the family scales pages into an area between two limits."""
-    return {"min_pixels", "max_pixels"} <= spec.fields.keys()
+    return kin.conversational(processor), spec, rows.tokenizer_sha256(folder)
 
 
 def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module:

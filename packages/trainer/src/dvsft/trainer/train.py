@@ -82,7 +82,8 @@ def train(config: Config, resume: bool = False) -> None:
         if step in plan.exports:  # before the state: a run killed in between does the step, and the export, again
             check_frozen(engine, frozen, device)
             name = plan.exports[step]
-            checkpoint.export(engine, base, output / name, config.model.lora, model_card(record, name, step))
+            card = model_card(record, name, step, encoder.answer_type is None)
+            checkpoint.export(engine, base, output / name, config.model.lora, card)
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
             checkpoint.save_state(engine, output / "state", step)
             saved = step

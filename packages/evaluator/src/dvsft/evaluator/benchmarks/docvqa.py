@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,34 +29,27 @@ def fields(i: int, row: Row) -> list[Fields]:
     return [(str(row["questionId"]), row["question"], tuple(row.get("answers") or ()))]
 
 
-def hub(split: str, config: str) -> HubSource:
-    return HubSource("lmms-lab-encoder/DocVQA", split, fields, config, old="lmms-lab/DocVQA")
+def both_splits(
+    name: str, title: str, config: str, local: Callable[..., Iterable[Sample]], layout: str, max_new_tokens: int
+) -> list[Benchmark]:
+    """A task of challenge 17: its validation split, and its test split, which the server scores. config: on the hub.
+    layout: {} stands for the split."""
+    splits = [("val", "validation", name), ("test", "test", f"{name}-test")]
+    validation, test = (
+        Benchmark(
+            name=called,
+            title=title,
+            local=partial(local, split=split),
+            layout=f"{layout.format(split)}; {RRC}",
+            folders=(name,),
+            hub=HubSource("lmms-lab-encoder/DocVQA", on_hub, fields, config, old="lmms-lab/DocVQA"),
+            max_new_tokens=max_new_tokens,
+            metrics=(METRICS["anls"],),
+        )
+        for split, on_hub, called in splits
+    )
+    return [validation, replace(test, metrics=(), submit=submission.write)]
 
 
-def layout(split: str) -> str:
-    return f"{split}_v1.0_withQT.json or {split}_v1.0.json, and documents/*.png; {RRC}"
-
-
-BENCHMARKS = [
-    Benchmark(
-        name="docvqa",
-        title="DocVQA",
-        local=partial(read, split="val"),
-        layout=layout("val"),
-        folders=("docvqa",),
-        hub=hub("validation", "DocVQA"),
-        max_new_tokens=128,  # lmms-eval
-        metrics=(METRICS["anls"],),
-    ),
-    Benchmark(
-        name="docvqa-test",
-        title="DocVQA",
-        local=partial(read, split="test"),
-        layout=layout("test"),
-        folders=("docvqa",),
-        hub=hub("test", "DocVQA"),
-        max_new_tokens=128,  # lmms-eval
-        metrics=(),
-        submit=submission.write,
-    ),
-]
+FILES = "{0}_v1.0_withQT.json or {0}_v1.0.json, and documents/*.png"
+BENCHMARKS = both_splits("docvqa", "DocVQA", "DocVQA", read, FILES, max_new_tokens=128)  # lmms-eval

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from dvsft.evaluator import submission
-from dvsft.evaluator.benchmarks.base import Benchmark
-from dvsft.evaluator.benchmarks.docvqa import RRC, hub
+from dvsft.evaluator.benchmarks.docvqa import both_splits
 from dvsft.evaluator.files import first_of, image_reader, read_json
-from dvsft.evaluator.metrics import METRICS
 from dvsft.evaluator.records import Sample
 
 
@@ -23,30 +19,5 @@ def read(root: Path, split: str) -> Iterator[Sample]:
         yield Sample(str(record["questionId"]), record["question"], tuple(record.get("answers", ())), reader)
 
 
-def layout(split: str) -> str:
-    return f"infographicsVQA_{split}_v1.0.json (or _withQT.json) and images/*; {RRC}"
-
-
-BENCHMARKS = [
-    Benchmark(
-        name="infographicvqa",
-        title="InfoVQA",
-        local=partial(read, split="val"),
-        layout=layout("val"),
-        folders=("infographicvqa",),
-        hub=hub("validation", "InfographicVQA"),
-        max_new_tokens=32,  # lmms-eval
-        metrics=(METRICS["anls"],),
-    ),
-    Benchmark(
-        name="infographicvqa-test",
-        title="InfoVQA",
-        local=partial(read, split="test"),
-        layout=layout("test"),
-        folders=("infographicvqa",),
-        hub=hub("test", "InfographicVQA"),
-        max_new_tokens=32,  # lmms-eval
-        metrics=(),
-        submit=submission.write,
-    ),
-]
+FILES = "infographicsVQA_{}_v1.0.json (or _withQT.json) and images/*"
+BENCHMARKS = both_splits("infographicvqa", "InfoVQA", "InfographicVQA", read, FILES, max_new_tokens=32)  # lmms-eval

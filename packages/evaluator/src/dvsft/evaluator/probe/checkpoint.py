@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, PreTrainedConfig
 
-from dvsft.evaluator.probe.model import features_of, switch_off_attention
+from dvsft.evaluator.probe.model import features_of, inner_of, switch_off_mixing
 from dvsft.evaluator.probe.paint import Probe, probe
 from dvsft.evaluator.probe.tiny import loud
 from dvsft.patchlabels.layout import LayoutError, LayoutSpec
@@ -42,11 +42,11 @@ def open_checkpoint(folder: str | Path) -> tuple[Any, Any, LayoutSpec]:
 def run(folder: str | Path) -> Iterator[Probe]:
     """Probe a checkpoint on pages of several sizes."""
     processor, model, spec = open_checkpoint(folder)
-    switch_off_attention(model)
+    switch_off_mixing(model)
     features = features_of(processor, model, spec)
     for size in SIZES:
         try:
-            yield probe(features, spec.fit(*size))
+            yield probe(features, spec.fit(*size), inner_of(model))
         except (RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise LayoutError(

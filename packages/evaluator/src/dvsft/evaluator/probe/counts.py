@@ -140,6 +140,8 @@ def _molmo2(processor: Any, picture: Picture, spec: LayoutSpec) -> int:
 COUNTS: dict[str, Count] = {
     "qwen_vl": _of_batch(_grid),
     "glm_vl": _of_batch(_grid),
+    "glmga": _of_batch(_grid),
+    "glm5_next": _of_batch(_grid),
     "paddleocr_vl": _of_batch(_grid),
     "kimi_vl": _of_batch(_grid),
     "hunyuan_vl": _of_batch(_newlines),

@@ -1,4 +1,4 @@
-"""What a model with attention switched off makes of a page."""
+"""What a model that mixes no places makes of a page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from PIL import Image
 
 from dvsft.patchlabels.layout import LayoutSpec
 
+INNER = 0.6
+"""Of a cell's side is painted, so that resampling does not carry paint into the next cell."""
+
 Features = Callable[[Image.Image], torch.Tensor]
 """A page -> [visual tokens, width], what the language model would get."""
 
@@ -19,6 +22,8 @@ Features = Callable[[Image.Image], torch.Tensor]
 def features_of(processor: Any, model: Any, spec: LayoutSpec) -> Features:
     """What a model makes of the pages that its image processor prepares."""
     extract, call = EXTRACT.get(spec.family, _image_features), call_of(spec)
+    if model.config.model_type in FUSED:
+        call = {**call, "resample": Image.Resampling.NEAREST}
 
     @torch.inference_mode()
     def features(page: Image.Image) -> torch.Tensor:
@@ -34,14 +39,41 @@ def call_of(spec: LayoutSpec) -> dict[str, Any]:
     return spec.images_kwargs
 
 
-def switch_off_attention(model: Any) -> None:
-    """Make every attention block of the model's layers add nothing, so that no token hears of another.
+FUSED = ("gemma3n",)
+"""Model types whose tower adds to each token features of a coarser grid, two thirds of a cell in size, which reach a
+third of a cell into the next. Their cells are painted in their middle third, and pages are resized without
+interpolation, which would carry the paint further."""
+
+
+def inner_of(model: Any) -> float:
+    """The share of a cell's side that is painted."""
+    return 1 / 3 if model.config.model_type in FUSED else INNER
+
+
+def switch_off_mixing(model: Any) -> None:
+    """Make no token hear of another: attention blocks of the model's layers add nothing, and convolutions see no more
+    than the block of inputs that each of their outputs replaces.
 
     Attention outside of layers stays: adapters use it to pool the patches of one cell.
     """
     for name, module in model.named_modules():
         if re.search(r"\.\d+\.[\w.]*att\w*$", name) and "Attention" in type(module).__name__:
             module.forward = _silent(module.forward)
+        if isinstance(module, torch.nn.Conv2d):
+            _confine(module)
+
+
+def _confine(conv: torch.nn.Conv2d) -> None:
+    """Zero the taps of overlapping windows: of output i those are left that see inputs stride * i up to
+    stride * (i + 1). A module without padding of its own has its input padded on both sides, as TensorFlow does."""
+    mask = torch.zeros(conv.kernel_size)
+    padded = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    rows, cols = (
+        slice(before or (size - stride) // 2, (before or (size - stride) // 2) + stride)
+        for size, stride, before in zip(conv.kernel_size, conv.stride, padded, strict=True)
+    )
+    mask[rows, cols] = 1
+    conv.weight.data *= mask
 
 
 def _silent(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -91,7 +91,7 @@ def _qwen(name: str, text: Settings, vision: Settings, image: Settings, **other:
     """A Qwen-VL kind of model."""
     kind = other.pop("kind", "Qwen2VLImageProcessor")
     architecture = other.pop("architecture")
-    config = architecture.replace("ForConditionalGeneration", "Config")
+    config = other.pop("config", architecture.replace("ForConditionalGeneration", "Config"))
     fields = {"text_config": text, "vision_config": vision, **other}
     return Tiny(name, (kind, image), (architecture, config, fields))
 
@@ -153,6 +153,15 @@ TINY: tuple[Tiny, ...] = (
     _qwen(
         "GLM-OCR", GLM_TEXT, QWEN_VISION,
         _area(16, 1200, 28), kind="Glm46VImageProcessor", architecture="GlmOcrForConditionalGeneration",
+    ),
+    _qwen(
+        "glmga", {**GLM_TEXT, "model_type": "glm4v_text"}, {**QWEN_VISION, "model_type": "glm4v_vision"},
+        {**_area(16, 1200, 28), "patch_expand_factor": 2}, kind="GlmgaImageProcessor",
+        architecture="Glm46VForConditionalGeneration", config="GlmgaConfig",
+    ),
+    _qwen(
+        "GLM-5-next", TEXT, QWEN_VISION, {"min_image_tokens": 16, "max_image_tokens": 1200},
+        kind="Glm5NextImageProcessor", architecture="Glm5NextForConditionalGeneration",
     ),
     _qwen(
         "PaddleOCR-VL", MROPE, {**VISION, "image_size": 392, "patch_size": 14}, _area(16, 800, 28),
@@ -225,6 +234,21 @@ TINY: tuple[Tiny, ...] = (
             "vision_config": {**SIGLIP, "image_size": 448, "patch_size": 14},
         }),
         {"image_seq_length": 1024},
+    ),
+    Tiny(
+        "Gemma-3n", ("SiglipImageProcessor", {"size": _square(768)}),
+        ("Gemma3nForConditionalGeneration", "Gemma3nConfig", {
+            "text_config": {
+                **TEXT, **FULL, "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 64, "laurel_rank": 4,
+                "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0],
+            },
+            "vision_config": {"model_args": {"channel_multiplier": 0.125}, "vocab_size": 8, "vocab_offset": 64},
+            "audio_config": {
+                "hidden_size": 32, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1, "vocab_size": 8,
+                "vocab_offset": 72, "sscp_conv_channel_size": [8, 8],
+            },
+        }),
+        {"image_seq_length": 256},
     ),
     Tiny(
         "InternVL", ("GotOcr2ImageProcessor", {

@@ -12,13 +12,12 @@ from collections.abc import Sequence
 
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
 import apache_beam as beam
-from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from dvsft.labeler import files
-from dvsft.labeler.commands.label import beam_options, pipeline_with
-from dvsft.labeler.config import Config, load
+from dvsft.labeler.commands.label import parsed, pipeline_with
+from dvsft.labeler.config import Config
 from dvsft.labeler.filtering.perplexity import ScoreShards, describe
 from dvsft.labeler.filtering.select import FilterRun, prepare_filter, read_perplexities, summary
 from dvsft.labeler.runs import progress
@@ -54,9 +53,6 @@ def execute(run: FilterRun, config: Config, options: PipelineOptions) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0], allow_abbrev=False)
     settings.add_arguments(parser, "the TOML file of the labeling run, with [filter]")
-    known, beam_flags = parser.parse_known_args(arguments)
-    options = beam_options(beam_flags)
-    FileSystems.set_options(options)
-    config = load(known.config, known.overrides)
+    _, config, options = parsed(parser, arguments)
     run = prepare_filter(config, describe(config.filter))
     return execute(run, config, options)

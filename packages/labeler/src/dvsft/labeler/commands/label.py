@@ -23,7 +23,7 @@ from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProv
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from dvsft.labeler import files
-from dvsft.labeler.config import ConfigError, load
+from dvsft.labeler.config import Config, ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
 from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.folder import RESULTS, Run, is_whole, prepare
@@ -86,6 +86,16 @@ def one_line_if_full(out: str) -> Iterator[None]:
         ) from error
 
 
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, Config, PipelineOptions]:
+    """A verb's own options, the settings that they name, and Beam's options. Raises ConfigError."""
+    known, beam_flags = parser.parse_known_args(arguments)
+    options = beam_options(beam_flags)
+    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
+    return known, load(known.config, known.overrides), options
+
+
 def beam_options(flags: Sequence[str]) -> PipelineOptions:
     """Beam's options; without --runner the in-process one by name, because the default runner downloads a binary.
 
@@ -130,12 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings.add_arguments(parser, "the TOML file of the run, see pipelines/configs/")
     parser.add_argument("--out", required=True, help="run folder: local, s3://, gs:// or hdfs://")
     parser.add_argument("--threads", type=int, help="pages at a time in a process; default: all cores")
-    known, beam_flags = parser.parse_known_args(arguments)
+    known, config, options = parsed(parser, arguments)
     if known.threads is not None and known.threads < 1:
         parser.error(f"--threads {known.threads}: expected at least 1")
-    options = beam_options(beam_flags)
-    FileSystems.set_options(options)  # s3:// and hdfs:// take their credentials and hosts from them
-    config = load(known.config, known.overrides)
     if config.needs_ocr and runs_here(options) and not is_whole(known.out):
         make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
     run = prepare(config, known.out)

@@ -8,10 +8,7 @@ import argparse
 from collections.abc import Sequence
 
 import dvsft.labeler  # noqa: F401 # isort: skip # first, because it keeps Beam's import quiet
-from apache_beam.io.filesystems import FileSystems
-
-from dvsft.labeler.commands.label import beam_options, execute
-from dvsft.labeler.config import load
+from dvsft.labeler.commands.label import execute, parsed
 from dvsft.labeler.runs.relabel import prepare_relabel
 from dvsft.labeler.stages import RelabelShards
 from dvsft.patchlabels import settings
@@ -22,8 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--from", dest="source", required=True, help="the run folder whose words are used")
     settings.add_arguments(parser, "a TOML file with the new [model] and [labels]")
     parser.add_argument("--out", required=True, help="the new run folder")
-    known, beam_flags = parser.parse_known_args(arguments)
-    options = beam_options(beam_flags)
-    FileSystems.set_options(options)
-    run = prepare_relabel(load(known.config, known.overrides), known.source, known.out)
+    known, config, options = parsed(parser, arguments)
+    run = prepare_relabel(config, known.source, known.out)
     return execute(run, RelabelShards(run, known.source), options)

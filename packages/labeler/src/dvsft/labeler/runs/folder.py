@@ -25,6 +25,7 @@ from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
 from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
 from dvsft.labeler.runs.shard import PageLabeler
+from dvsft.labeler.sources.preferences import drawn_pairs
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
 from dvsft.patchlabels.settings import resolved
 
@@ -174,6 +175,8 @@ def _plan(config: Config, source: Source, processor: Processor) -> Plan:
     plan = make_plan(source, config.output.pages_per_shard)
     if config.filters(source):
         plan = filtered(plan, source.slug, config.filter, config.output.pages_per_shard)
+    if source.unread:
+        return drawn_pairs(plan, source.pairs, processor.tokenizer, config.output.pages_per_shard)
     if not source.rendered:
         return plan
     return without_undrawn_answers(plan, open_fonts(config.render), processor.units)
@@ -189,5 +192,7 @@ def _producer(config: Config, source: Source, ocr: Mapping[str, Any]) -> dict[st
     if source.own_words:
         ocr = {"engine": "words", "format": source.format, "snap": source.snap, "boxes": source.boxes}
         return {**ocr, **labeler, "pypdfium2": version("pypdfium2")}
+    if source.unread:
+        return {"engine": "none", **labeler}
     labeler["pypdfium2"] = version("pypdfium2")
     return {**ocr, **labeler, "box_threshold": config.ocr.box_threshold, "min_side": config.ocr.min_side}

@@ -18,7 +18,7 @@ from dvsft.labeler import files
 from dvsft.labeler.config import Source
 from dvsft.labeler.page import Page, Reject, SourceError
 from dvsft.labeler.sources.read import read_source
-from dvsft.patchlabels.rows import QA_TYPE
+from dvsft.patchlabels.rows import PAIR_TYPE, QA_TYPE
 
 SCHEMA = pa.schema(
     [
@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),
         ("words", pa.string()),
         ("qa", pa.list_(QA_TYPE)),
+        ("pairs", pa.list_(PAIR_TYPE)),
     ]
 )
 
@@ -135,5 +136,6 @@ def write_rejects(path: str, rejects: Iterable[Reject]) -> None:
 def _fingerprint(pages: Iterable[Page]) -> str:
     digest = hashlib.sha256()
     for page in pages:
-        digest.update(json.dumps(asdict(page), sort_keys=True).encode() + b"\n")
+        fields = {key: value for key, value in asdict(page).items() if key != "pairs" or value}
+        digest.update(json.dumps(fields, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()

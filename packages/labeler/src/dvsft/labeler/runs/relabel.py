@@ -38,7 +38,8 @@ def relabeled(shard: Shard, processor: Processor, policy: Policy) -> Iterator[Re
 def _relabel(row: Row, processor: Processor, policy: Policy) -> Row:
     words, size = words_of_row(row["words"]), (row["width"], row["height"])
     picture, lost = row["image"], {reason: row["dropped"][reason] for reason in LOST_BEFORE_WORDS}
-    return make_row(row["id"], picture["bytes"], picture["path"], size, words, lost, row["qa"], processor, policy)
+    new = make_row(row["id"], picture["bytes"], picture["path"], size, words, lost, row["qa"], processor, policy)
+    return new | {"pairs": row["pairs"]}
 
 
 def prepare_relabel(config: Config, source: str, out: str) -> Run:

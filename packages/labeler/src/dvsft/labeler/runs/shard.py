@@ -73,7 +73,7 @@ class PageLabeler:
 
     @property
     def needs_engine(self) -> bool:
-        return not (self.source.rendered or self.source.own_words)
+        return not (self.source.rendered or self.source.own_words or self.source.unread)
 
     def opened(self) -> PageLabeler:
         """The same with an engine of its own, where the source needs one. Raises EngineError."""
@@ -105,12 +105,15 @@ def label_scan(scan: Scan, source: Source, engine: Reader | None, processor: Pro
     """A page of a file -> its row. engine: not needed for words from files. Raises Unusable."""
     page, picture = scan.page, scan.picture(source.dpi)
     _require_layout(processor, picture.size)
-    if scan.words is not None:
+    if source.unread:
+        words, misaligned = list[Word](), 0
+    elif scan.words is not None:
         words, misaligned = words_of_file(scan, picture, source), 0
     else:
         words, misaligned = _text_layer(scan, source, picture.size) or _read_words(picture, engine)
     lost = {"misaligned": misaligned}
-    return make_row(page.id, scan.stored(picture), page.path, picture.size, words, lost, page.qa, processor, policy)
+    row = make_row(page.id, scan.stored(picture), page.path, picture.size, words, lost, page.qa, processor, policy)
+    return row | {"pairs": page.pairs or None}
 
 
 def _text_layer(scan: Scan, source: Source, size: tuple[int, int]) -> tuple[list[Word], int] | None:

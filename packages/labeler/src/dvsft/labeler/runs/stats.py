@@ -33,6 +33,7 @@ COLUMNS = [
     "label_word",
     "dropped",
     "qa.list.element.answers.list.element",
+    "pairs.list.element.pair_id",
 ]
 
 LABELS = ("patch_index", "label_word")
@@ -65,6 +66,8 @@ def count_shard(shard: Shard, tokenizer: Tokenizer) -> Counter[str]:
             counts["questions"] += _sum(questions)
             counts["samples"] += _sum(samples)
             counts["words"] += _sum(pc.list_value_length(batch["words"]))
+            if "pairs" in batch.schema.names and (pairs := _sum(pc.list_value_length(batch["pairs"]))):
+                counts["pairs"] += pairs
             counts["patches"] += _sum(patches)
             counts["labels"] += _sum(labels)
             for patch_index, label_word, times in zip(*_columns(batch, *LABELS), samples.to_pylist(), strict=True):
@@ -187,6 +190,7 @@ def _funnel_rows(counts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         **{f"- {key}": n for key, n in rejected(counts)},
         "pages labeled": get["pages"],
         "questions": get["questions"],
+        **({"preference pairs": get["pairs"]} if get["pairs"] else {}),
         "words found": get["words"] + unseen,
         **{f"- {reason}": n for reason in DROP_REASONS if (n := get[f"dropped.{reason}"])},
         **({"words labeled": n} if (n := get["labeled_words"]) not in (0, get["labels"]) else {}),

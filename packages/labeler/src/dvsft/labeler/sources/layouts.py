@@ -14,7 +14,8 @@ class Layout:
     `read.pages_of` groups them; its `hub_records(source)` does so for the Hugging Face layout, where `on_hub`.
     rendered: pages are drawn from text (label-to-image) instead of read by OCR.
     own_words: they may come from files, of `source.format`; "must" where they do.
-    sampled: [source.draw] may take a random sample of its texts. filtered: [filter] may drop its questions."""
+    sampled: [source.draw] may take a random sample of its texts. filtered: [filter] may drop its questions.
+    unread: nobody looks for words on its pages, so they get no labels; what counts is what comes with them."""
 
     module: str
     rendered: bool = False
@@ -22,6 +23,7 @@ class Layout:
     own_words: Literal["", "may", "must"] = ""
     sampled: bool = False
     filtered: bool = False
+    unread: bool = False
 
 
 LAYOUTS = {
@@ -31,5 +33,6 @@ LAYOUTS = {
     "documents": Layout("documents", rendered=True, sampled=True),
     "images": Layout("images", on_hub=False),
     "words": Layout("images", on_hub=False, own_words="must"),
+    "preferences": Layout("preferences", on_hub=False, unread=True),
 }
 """By the `kind` of a source."""

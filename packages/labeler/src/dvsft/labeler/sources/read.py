@@ -45,13 +45,14 @@ def pages_of(source: Source, records: Iterable[Record]) -> Iterator[Page | Rejec
             yield Reject(identity, "source", reason, message, what)
             rejected.add(identity)
             continue
-        page = pages.setdefault(identity, {**record, "qa": [], "seen": set()})
+        page = pages.setdefault(identity, {**record, "qa": [], "pairs": [], "seen": set()})
+        page["pairs"] += [record["pair"]] if "pair" in record else []
         if "question" in record and (problem := _add_question(page, record["question"])):
             reason, message = problem
             yield Reject(identity, "source", reason, message, "question")
     for identity, page in pages.items():
         place: Record = {key: page.get(key) for key in ("path", "index", "text", "size", "words")}
-        yield Page(id=identity, qa=page["qa"], **place)
+        yield Page(id=identity, qa=page["qa"], pairs=page["pairs"], **place)
 
 
 def _page_problem(page: Record | None, record: Record) -> tuple[str, str] | None:
@@ -60,7 +61,7 @@ def _page_problem(page: Record | None, record: Record) -> tuple[str, str] | None
         return "bad_unicode", f"found {record['name']!r}, whose name or text is not valid Unicode"
     if page is None:
         return None
-    if "question" not in record or any(page.get(key) != record.get(key) for key in ("path", "text")):
+    if not {"question", "pair"} & record.keys() or any(page.get(key) != record.get(key) for key in ("path", "text")):
         return "duplicate_id", f"another page is already called {record['name']!r}"
     return None
 

@@ -12,6 +12,8 @@ PROCESSORS: dict[tuple[str, str], Family] = {
     ("Ernie4_5_VLMoeImageProcessor", ANY): whole.qwen_vl,
     ("Glm4vImageProcessor", ANY): whole.glm_vl,
     ("Glm46VImageProcessor", ANY): whole.glm_vl,
+    ("GlmgaImageProcessor", ANY): whole.glmga,
+    ("Glm5NextImageProcessor", ANY): whole.glm5_next,
     ("PaddleOCRVLImageProcessor", ANY): whole.paddleocr_vl,
     ("HunYuanVLImageProcessor", ANY): whole.hunyuan_vl,
     ("Kimi_K25ImageProcessor", ANY): whole.kimi_vl,
@@ -51,6 +53,7 @@ Q_FORMER = "a Q-Former mixes the page into its tokens, so that none belongs to a
 RESAMPLER = "a resampler mixes the page into its tokens, so that none belongs to a place"
 QUERIES = "learned queries take their tokens from the whole page, so that none belongs to a place"
 CROSS_ATTENTION = "its language model sees pages by cross attention, so that no visual token stands in the prompt"
+WINDOWS = "a Q-Former mixes each window of the page into its tokens, and its layers add more of them on the way"
 ENCODER_DECODER = "it is an encoder-decoder, so that no visual token stands in the prompt"
 
 REFUSED: dict[str, str] = {
@@ -66,6 +69,7 @@ REFUSED: dict[str, str] = {
     "Pix2StructImageProcessor": ENCODER_DECODER,
     "blip-2": Q_FORMER,
     "florence2": ENCODER_DECODER,
+    "granite4_vision": WINDOWS,
     "instructblip": Q_FORMER,
     "kosmos-2": RESAMPLER,
     "t5gemma2": ENCODER_DECODER,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Any
 
@@ -21,17 +22,65 @@ def qwen_vl(read: Reader) -> Fit:
 def glm_vl(read: Reader) -> Fit:
     """GLM-4V, 4.5V, 4.6V, GLM-OCR: a page counts as `temporal_patch_size` frames against the area limits, and pages
     smaller than a cell are enlarged first."""
+    return _glm(read, 1)
+
+
+def glmga(read: Reader) -> Fit:
+    """glmga: as GLM-4.6V, its sides in multiples of `patch_expand_factor` cells."""
+    return _glm(read, read.whole("patch_expand_factor", "image.patch_expand_factor"))
+
+
+def _glm(read: Reader, expand: int) -> Fit:
     side, low, high = _qwen_fields(read)
-    frames = read.whole("temporal_patch_size", "image.temporal_patch_size")
+    frames, multiple = read.whole("temporal_patch_size", "image.temporal_patch_size"), side * expand
 
     def fit(width: int, height: int) -> list[View]:
         w, h = width, height
-        if min(w, h) < side:
-            scale = max(side / h, side / w)
+        if min(w, h) < multiple:
+            scale = max(multiple / h, multiple / w)
             w, h = int(w * scale), int(h * scale)
-        return [whole(width, height, *smart_resize(w, h, side, low / frames, high / frames), side)]
+        rows, cols = smart_resize(w, h, multiple, low / frames, high / frames)
+        return [whole(width, height, rows * expand, cols * expand, side)]
 
     return fit
+
+
+def glm5_next(read: Reader) -> Fit:
+    """GLM-5-next: shrunk to a budget of visual tokens or enlarged to the fewest in its aspect ratio, and padded right
+    and below to whole multiples of cells."""
+    side = read.whole("patch_size", "image.patch_size") * read.whole("merge_size", "image.merge_size")
+    expand = read.whole("patch_expand_factor", "image.patch_expand_factor", default=1)
+    least, most = (read.whole(name, f"image.{name}") for name in ("min_image_tokens", "max_image_tokens"))
+    multiple = side * expand
+
+    def fit(width: int, height: int) -> list[View]:
+        w, h = _token_budget(width, height, multiple, least, most)
+        scale = min(h / height, w / width)
+        if height * width >= multiple**2 * least:
+            scale = min(1.0, scale)
+        seen_w, seen_h = (max(1, min(edge, math.floor(of * scale))) for edge, of in ((w, width), (h, height)))
+        return [View(edges(w // side, w * width / seen_w), edges(h // side, h * height / seen_h), (side, side))]
+
+    return fit
+
+
+def _token_budget(width: int, height: int, multiple: int, least: int, most: int) -> tuple[int, int]:
+    """(width, height) of the canvas of GLM-5-next, px: the page rounded up, within `least` ... `most` multiples."""
+
+    def up(edge: float) -> int:
+        return math.ceil(edge / multiple) * multiple
+
+    w, h = up(width), up(height)
+    if w * h < least * multiple**2:
+        scale = math.sqrt(least * multiple**2 / (height * width))
+        w, h = up(max(1, math.ceil(width * scale))), up(max(1, math.ceil(height * scale)))
+    if w * h <= most * multiple**2:
+        return w, h
+    rows = range(1, height + 1)
+    fewer = bisect.bisect_right(
+        rows, most * multiple**2, key=lambda edge: up(max(1, math.floor(width * edge / height))) * up(edge)
+    )
+    return (up(max(1, math.floor(width * fewer / height))), up(fewer)) if fewer else (multiple, multiple)
 
 
 def paddleocr_vl(read: Reader) -> Fit:

@@ -50,6 +50,10 @@ class Family(Protocol):
     SHARES_PROMPTS: tuple[str, ...]
     """Those of its model types in which both answers of a pair can follow one copy of their prompt."""
 
+    def conversational(self, processor: Any) -> Any:
+        """The checkpoint's processor, as one that writes conversations by a chat template. Where its `answer_type` is
+        not None, answers are marked with it in `token_type_ids`."""
+
     def branch_inputs(self, model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the model takes besides, where a row holds both answers of a pair: a mask and positions by
         `dvsft.trainer.branches`; nothing for a model type that cannot."""
@@ -82,6 +86,7 @@ def families() -> tuple[Family, ...]:
 
 
 def model_types() -> list[str]:
+    """Those that a family names; all of them have tiny checkpoints."""
     return [model_type for family in families() for model_type in family.MODEL_TYPES]
 
 

@@ -40,6 +40,10 @@ SHARES_PROMPTS: tuple[str, ...] = ()
 """Some have masks of their own, around each image or within a window."""
 
 
+def conversational(processor: Any) -> Any:
+    return processor
+
+
 def branch_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {}
 

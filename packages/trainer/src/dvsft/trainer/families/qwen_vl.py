@@ -46,6 +46,10 @@ SHARES_PROMPTS: tuple[str, ...] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_
 """Linear attention (3.5) carries a state along the row, which no mask rewinds."""
 
 
+def conversational(processor: Any) -> Any:
+    return processor
+
+
 def branch_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if model.config.model_type not in SHARES_PROMPTS:
         return {}

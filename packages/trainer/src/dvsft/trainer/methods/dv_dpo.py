@@ -11,6 +11,7 @@ from torch import Tensor
 from dvsft.patchlabels.settings import NotNegative, Share
 from dvsft.trainer.methods import Batch, Pass
 from dvsft.trainer.methods.dpo import Preferences, count_pairs, preference_figures, preference_pass
+from dvsft.trainer.methods.dv_sft import vision_figures
 from dvsft.visionloss.loss import IGNORE
 
 
@@ -33,7 +34,4 @@ class DvDpo(Preferences):
         return preference_pass(self, model, batch, shares, batch["labels"] != IGNORE, visual_share, self.beta)
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        figures, visuals = preference_figures(sums, counts), counts["vision_labels"]
-        if visuals:
-            figures |= {"vision_loss": sums["vision"] / visuals, "patch_accuracy": sums["hits"] / visuals}
-        return figures
+        return preference_figures(sums, counts) | vision_figures(sums, counts)

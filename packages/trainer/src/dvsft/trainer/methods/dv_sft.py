@@ -54,7 +54,10 @@ class DvSft(Method):
         return Pass(loss, sums)
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
-        figures, visuals = text_figures(sums, counts), counts["vision_labels"]
-        if visuals:
-            figures |= {"vision_loss": sums["vision"] / visuals, "patch_accuracy": sums["hits"] / visuals}
-        return figures
+        return text_figures(sums, counts) | vision_figures(sums, counts)
+
+
+def vision_figures(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The mean vision loss of a step, and the share of labels that come first; nothing for a step without labels."""
+    labels = counts["vision_labels"]
+    return {"vision_loss": sums["vision"] / labels, "patch_accuracy": sums["hits"] / labels} if labels else {}
