@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluator_fixtures import write_run
 
-from dvsft.evaluator import benchmarks, browser, compare, plots, report, stats
+from dvsft.evaluator import benchmarks, browser, compare, plots, predictions, report, stats
 from dvsft.evaluator.metrics import METRICS
 
 
@@ -200,3 +200,11 @@ def test_figure_6_comes_out_of_report_a_sweep_over_lambda_and_one_over_beta(tmp_
 def test_figures_have_two_digits_and_no_difference_is_minus_zero():
     assert [report.number(value) for value in (0.0, 84.468, None)] == ["0.00", "84.47", "–"]
     assert [report.signed(value) for value in (-0.001, 0.005, -0.5, None)] == ["+0.00", "+0.01", "-0.50", "–"]
+
+
+def test_a_lens_json_of_another_version_is_refused_with_the_command_that_writes_it_anew(tmp_path):
+    run = write_run(tmp_path / "run", {}, lens={"recall@1": 0.5, "recall@5": 0.7})
+    assert compare.open_run(run).lens.model.all.at_1 == 0.5
+    (run / "lens.json").write_text('{"model": {"all": {"recall@1": 0.5}}}')
+    with pytest.raises(predictions.RunError, match=r"lens\.json.*model\.all\.labels.*dvsft lens --out"):
+        compare.open_run(run)

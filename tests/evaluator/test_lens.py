@@ -5,6 +5,7 @@ un-shifted.
 import json
 import random
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,7 +152,7 @@ def three_shards(labels_folder, tmp_path, monkeypatch):
     for number in range(3):
         pages = [(page if i % 3 else bare) | {"id": f"p{10 * number + i:02d}"} for i in range(10)]
         rows.write(tmp_path / f"{number}.parquet", pages, metadata)
-    return lens.find_shards(tmp_path)
+    return [Path(shard) for shard in lens.find_shards(tmp_path)]
 
 
 @pytest.mark.parametrize("count", [1, 7, 18, 50])

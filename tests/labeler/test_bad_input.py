@@ -289,7 +289,7 @@ def test_a_file_of_too_many_bytes_is_not_even_read(write_config, label, tmp_path
     [
         ({"device": "gppu"}, 'expected "cpu"'),
         ({"det_model": "/none.onnx"}, "/none.onnx"),
-        ({"backend": "onnxruntime"}, "is of no use to"),
+        ({"backend": "paddle"}, "is of no use to"),
     ],
 )
 def test_an_engine_that_cannot_start_is_one_line_and_leaves_no_folder(write_config, label, tmp_path, capsys, ocr, said):

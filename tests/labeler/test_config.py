@@ -77,7 +77,7 @@ def test_extras_are_those_the_run_imports(tmp_path):
     assert extras(parse(MINIMAL)) == []
     assert extras(parse(MINIMAL), "s3://bucket/out") == ["aws"]
     assert extras(parse({**MINIMAL, "ocr": paddle, "source": [source]})) == ["aws", "paddle", "paddleocr"]
-    assert extras(parse({**MINIMAL, "ocr": {"backend": "openvino"}, "source": [source]})) == ["openvino"]
+    assert extras(parse({**MINIMAL, "ocr": {"backend": "openvino"}, "source": [source]})) == ["aws", "openvino"]
     assert extras(parse({**MINIMAL, "source": [{"kind": "squad", "path": "rajpurkar/squad"}]})) == ["hub"]
     assert extras(parse({**MINIMAL, "filter": {"perplexities": "gs://bucket/p"}})) == ["gcp"]
     assert extras(parse({**MINIMAL, "source": [{"kind": "documents", "path": "EdinburghNLP/xsum"}]})) == ["hub"]

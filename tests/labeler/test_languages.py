@@ -251,7 +251,7 @@ def test_an_answer_in_a_run_without_spaces_is_undrawn_only_where_its_own_units_a
 def test_a_language_without_an_installed_font_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(fonts, "FOLDERS", (str(tmp_path),))
     fonts.system_font.cache_clear()
-    fonts._open_fonts.cache_clear()
+    fonts.open_fonts.cache_clear()
     with pytest.raises(ConfigError, match=r"apt-get install fonts-noto-cjk, or name a font file in render\.fonts"):
         open_fonts(Render(languages=("ja",)))
     monkeypatch.setattr("PIL.features.check", lambda name: name != "fribidi")

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -58,12 +59,14 @@ def test_rendered_labels_are_right_by_construction(squad_config, label, tmp_path
 
 
 def test_a_full_disk_is_one_line_and_finished_shards_stay(squad_config, label, tmp_path, monkeypatch, capfd, caplog):
-    write, shards = rows.write, list[Any]()
+    write, shards, written = rows.write, iter(range(100)), threading.Event()
 
     def write_one(path, *rest):
-        if shards:
+        if next(shards):
+            assert written.wait(timeout=20)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        shards.append(write(path, *rest))
+        write(path, *rest)
+        written.set()
 
     monkeypatch.setattr(rows, "write", write_one)
     assert label(squad_config, tmp_path / "out") == 2

@@ -137,7 +137,8 @@ def test_a_shard_of_version_1_reads_as_one_of_version_2(shard):
     word = {**row(0)["words"][0], "ends": None}
     assert list(rows.read(shard)) == [{**row(n), "words": [word]} for n in range(40)]
     assert list(rows.read(shard, ["visual_tokens"])) == [{"visual_tokens": 75}] * 40
-    assert rows.read_some(parquet, 1, [3, 0], ["id", "pairs"]) == [
+    group = rows.read_group(parquet, 1, ["id", "pairs"])
+    assert rows.rows_of(group, [3, 0], ["id", "pairs"]) == [
         {"id": f"docvqa/train/{n:03d}", "pairs": None} for n in (19, 16)
     ]
     with pytest.raises(rows.ContractError, match=r"layout.patch_size: labels 16, model 14"):

@@ -20,31 +20,6 @@ from dvsft.patchlabels.prompts import TEST_INSTRUCTION
 TOO_MANY_FAILED = 3
 
 
-def predict_verb(arguments: Sequence[str]) -> int:
-    """`dvsft predict`: a model's answers to benchmarks -> a run folder."""
-    return run_predict(parsed(add_predict, arguments))
-
-
-def score_verb(arguments: Sequence[str]) -> None:
-    """`dvsft score`: predictions -> scores, as JSON."""
-    run_score(parsed(add_score, arguments))
-
-
-def report_verb(arguments: Sequence[str]) -> None:
-    """`dvsft report`: run folders -> Markdown, JSON and an HTML page."""
-    run_report(parsed(add_report, arguments))
-
-
-def lens_verb(arguments: Sequence[str]) -> None:
-    """`dvsft lens`: what a model reads at each patch of labeled pages."""
-    run_lens(parsed(add_lens, arguments))
-
-
-def probe_verb(arguments: Sequence[str]) -> int:
-    """`dvsft probe`: do visual tokens look where their layout says?"""
-    return run_probe(parsed(add_probe, arguments))
-
-
 def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add(parser)
@@ -156,8 +131,10 @@ def data_places(values: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def run_predict(options: argparse.Namespace) -> int:
-    """Returns 0, or TOO_MANY_FAILED when more answers than --max-failed are errors."""
+def predict_verb(arguments: Sequence[str]) -> int:
+    """`dvsft predict`: a model's answers to benchmarks -> a run folder. Returns 0, or TOO_MANY_FAILED when more answers
+    than --max-failed are errors."""
+    options = parsed(add_predict, arguments)
     patches, tags = (options.min_patches, options.max_patches), dict(map(tag_of, options.tag))
     if not options.benchmarks and not options.task:
         raise DvsftError("found nothing to predict, expected --benchmarks NAMES or --task FILE.jsonl --scorer NAME")
@@ -244,7 +221,9 @@ def add_score(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--diff", choices=SCORER_SETS, help="list the items that this set scores differently, and why")
 
 
-def run_score(options: argparse.Namespace) -> None:
+def score_verb(arguments: Sequence[str]) -> None:
+    """`dvsft score`: predictions -> scores, as JSON."""
+    options = parsed(add_score, arguments)
     one_file = options.benchmark is not None and options.predictions is not None
     if one_file == (options.run is not None):
         raise DvsftError("give a run folder, or --benchmark NAME with --predictions FILE.jsonl")
@@ -280,7 +259,9 @@ def add_report(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--scorer-set", choices=SCORER_SETS, default="official")
 
 
-def run_report(options: argparse.Namespace) -> None:
+def report_verb(arguments: Sequence[str]) -> None:
+    """`dvsft report`: run folders -> Markdown, JSON and an HTML page."""
+    options = parsed(add_report, arguments)
     from dvsft.evaluator import report
 
     report.write(options.runs, options.out, data_places(options.data), options.samples, options.scorer_set)
@@ -300,7 +281,9 @@ def add_lens(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--device", help="default: the first GPU, else cpu")
 
 
-def run_lens(options: argparse.Namespace) -> None:
+def lens_verb(arguments: Sequence[str]) -> None:
+    """`dvsft lens`: what a model reads at each patch of labeled pages."""
+    options = parsed(add_lens, arguments)
     from dvsft.evaluator import generate, lens
 
     models = {"model": options.model} | ({"base": options.base} if options.base else {})
@@ -320,7 +303,9 @@ def add_probe(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", type=Path, metavar="FILE.md", help="with --all: write the page there, not to stdout")
 
 
-def run_probe(options: argparse.Namespace) -> int:
+def probe_verb(arguments: Sequence[str]) -> int:
+    """`dvsft probe`: do visual tokens look where their layout says?"""
+    options = parsed(add_probe, arguments)
     if options.all == bool(options.checkpoint):
         raise DvsftError("expected a checkpoint folder or --all: dvsft probe CHECKPOINT")
     from dvsft.evaluator.probe import checkpoint, table

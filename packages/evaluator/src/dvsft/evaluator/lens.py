@@ -13,11 +13,10 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files as resources
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.compute as pc
 import torch
@@ -30,7 +29,7 @@ from dvsft.evaluator.records import Lens, LensFigures, Recall
 from dvsft.patchlabels import rows, webpage
 from dvsft.patchlabels.image import ImageError, decode
 from dvsft.patchlabels.layout import LayoutSpec
-from dvsft.patchlabels.shards import find, is_remote
+from dvsft.patchlabels.shards import find
 from dvsft.visionloss.head import check_head, head_logits, head_transform
 
 TOP = 5
@@ -127,16 +126,12 @@ def look(loaded: LocalModel, pages: Sequence[Page], pictures: int) -> tuple[Lens
     return found, kept
 
 
-def find_shards(folder: Shard) -> list[Shard]:
-    found: Sequence[Shard]
-    if is_remote(folder):
-        found = find(folder)
-    else:
-        root = Path(folder)
-        found = sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
+def find_shards(folder: str | Path) -> list[str]:
+    """All label shards below a folder or an address. Raises DataError where there are none."""
+    found = find(str(folder))
     if not found:
         raise files.DataError(f"{folder} holds no *.parquet label shards; make them with: make labels")
-    return list(found)
+    return found
 
 
 def patches_of(layout: LayoutSpec) -> tuple[int, int]:
@@ -166,7 +161,7 @@ def choose(shards: Sequence[Shard], count: int, having: str = "patch_index") -> 
     for the same shards. Their words are held in memory, their images in a file that goes away with the last page."""
     places = [place for shard in shards for place in places_having(shard, having)]
     chosen = random.Random(0).sample(places, min(count, len(places)))
-    found, images = dict[Place, Page](), Images()
+    found, images = dict[Place, Page](), tempfile.TemporaryFile()  # noqa: SIM115  gone with its last reader
     for shard, members in groupby(sorted(chosen), key=lambda place: place[0]):
         found |= read_pages(shard, list(members), images)
     return [found[place] for place in chosen]
@@ -182,32 +177,24 @@ def places_having(shard: Shard, column: str) -> Iterator[Place]:
                 yield str(shard), group, row
 
 
-class Images:
-    """Encoded images on disk, so that a row group need not be read again for each of its pages."""
-
-    def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115  it is closed, and gone, with the last reader
-
-    def keep(self, data: bytes) -> Callable[[], bytes]:
-        """What reads them back."""
-        start = self.file.seek(0, os.SEEK_END)
-        self.file.write(data)
-        self.file.flush()
-        return partial(self._read, start, len(data))
-
-    def _read(self, start: int, size: int) -> bytes:
-        return os.pread(self.file.fileno(), size, start)
+def keep(images: IO[bytes], data: bytes) -> Callable[[], bytes]:
+    """Write an encoded image to a file, so that its row group need not be read again; returns what reads it back."""
+    start = images.seek(0, os.SEEK_END)
+    images.write(data)
+    images.flush()
+    return lambda: os.pread(images.fileno(), len(data), start)
 
 
-def read_pages(shard: Shard, places: Sequence[Place], images: Images) -> dict[Place, Page]:
+def read_pages(shard: Shard, places: Sequence[Place], images: IO[bytes]) -> dict[Place, Page]:
     """Pages of one shard, in the order of their row groups, each of which is read once."""
     parquet, metadata = rows.open_shard(shard)
     found = {}
     for group, members in groupby(places, key=lambda place: place[1]):
         places_here = list(members)
-        read = rows.read_some(parquet, group, [number for *_, number in places_here], [*COLUMNS, "image"])
+        table = rows.read_group(parquet, group, [*COLUMNS, "image"])
+        read = rows.rows_of(table, [number for *_, number in places_here], [*COLUMNS, "image"])
         for place, row in zip(places_here, read, strict=True):
-            found[place] = Page(row, metadata.dataset, images.keep(row.pop("image")["bytes"]))
+            found[place] = Page(row, metadata.dataset, keep(images, row.pop("image")["bytes"]))
     return found
 
 

@@ -186,18 +186,14 @@ class Ocr(Settings):
     """Pixels; pages are enlarged for detection, at most twice, until their shorter side has this."""
 
     @model_validator(mode="after")
-    def _paddleocr_names_its_models(self) -> Ocr:
+    def _is_understood_by_its_engine(self) -> Ocr:
+        if not DEVICE.fullmatch(self.device):
+            raise ConfigError(f'device = {self.device!r}, expected "cpu", "gpu", or "gpu:1" for the second GPU')
         if self.engine == "paddleocr" and not (self.det_model and self.rec_model):
             raise ConfigError(
                 'engine = "paddleocr" needs det_model and rec_model, for instance "PP-OCRv5_server_det" and '
                 '"PP-OCRv5_server_rec"'
             )
-        return self
-
-    @model_validator(mode="after")
-    def _is_understood_by_its_engine(self) -> Ocr:
-        if not DEVICE.fullmatch(self.device):
-            raise ConfigError(f'device = {self.device!r}, expected "cpu", "gpu", or "gpu:1" for the second GPU')
         for key in ("det_folder", "rec_folder"):
             if self.engine == "rapidocr" and (found := getattr(self, key)):
                 raise ConfigError(

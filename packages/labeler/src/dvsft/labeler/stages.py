@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
-from typing import NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.shared import Shared
+from apache_beam.utils.windowed_value import WindowedValue
 
 from dvsft.labeler import files
 from dvsft.labeler.ocr.engines import make_engine
@@ -23,7 +24,8 @@ from dvsft.labeler.runs import attempts, progress, stats
 from dvsft.labeler.runs.attempts import Attempt
 from dvsft.labeler.runs.child import each_alone
 from dvsft.labeler.runs.folder import Run
-from dvsft.labeler.runs.plan import Shard, read_pages
+from dvsft.labeler.runs.opened import Done, OpenShards, shards_at_once
+from dvsft.labeler.runs.plan import WHOLE, Part, Shard, read_pages
 from dvsft.labeler.runs.relabel import relabeled
 from dvsft.labeler.runs.shard import Item, Kept, PageLabeler, Results, each_page, write_shard
 from dvsft.labeler.scans import Scan
@@ -35,12 +37,15 @@ Counts = beam.PCollection[tuple[str, Counter[str]]]
 
 @dataclass(eq=False)
 class PlannedShards(beam.PTransform[beam.Pipeline, beam.PCollection[Shard]]):
-    """The shards of a run. They are listed on a worker, so the job itself holds only the names of the sources."""
+    """The shards of a run, or of part K of N. They are listed on a worker, so the job itself holds only the names of
+    the sources."""
 
     run: Run
+    part: Part = WHOLE
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Shard]:
-        return pipeline | beam.Create(sorted(self.run.planned)) | beam.FlatMap(self.run.shards_of)
+        slugs = pipeline | beam.Create(sorted(self.run.planned))
+        return slugs | beam.FlatMap(self.run.shards_of, self.part)
 
 
 @dataclass(eq=False)
@@ -109,23 +114,15 @@ class PageCounters:
         self.labels = Metrics.counter("labeler", "labels")
         self.milliseconds = Metrics.distribution("labeler", "milliseconds_per_page")
 
-    def add(self, results: Results, seconds: float) -> None:
+    def add(self, page: Done) -> None:
         """Count one page. To be called on the thread that Beam called, where its counters are found."""
         self.pages.inc()
-        self.milliseconds.update(round(1000 * seconds))
-        for result in results:
+        self.milliseconds.update(round(1000 * page.seconds))
+        for result in page.results:
             if isinstance(result, Reject):
                 Metrics.counter("labeler", f"rejects_{result.stage}_{result.reason}").inc()
             else:
                 self.labels.inc(len(result["patch_index"]))
-
-
-class Done(NamedTuple):
-    """A page that is done. share: of its file."""
-
-    results: Results
-    seconds: float
-    share: float = 1.0
 
 
 def _timed(label: Callable[[Item], Results], item: Item) -> Done:
@@ -147,8 +144,9 @@ def _waited_for(pages: Iterable[tuple[Item | None, Results]]) -> Iterator[Done]:
 
 @dataclass(eq=False)
 class _LabelShard(beam.DoFn):
-    """Labels the pages of a shard on `threads` threads, so that a small run uses all cores too. All threads of a
-    process share one engine, also across shards."""
+    """Labels shards, the pages of several at a time on one pool of `threads` threads, so that no thread waits for the
+    slowest page of a shard. Each shard is written by a thread of its own, which pulls its pages in order. All threads
+    of a process share one engine."""
 
     run: Run
     threads: int
@@ -158,21 +156,31 @@ class _LabelShard(beam.DoFn):
     def setup(self) -> None:
         self.processor = self.run.processor()
         self.pool = ThreadPoolExecutor(self.threads)
+        at_once = shards_at_once(self.threads, self.run.config.output.pages_per_shard)
+        self.open = OpenShards(self._write, at_once, self.counters.add)
 
     def teardown(self) -> None:
+        self.open.close()
         self.pool.shutdown()
 
     def process(self, shard: Shard) -> Iterator[Shard]:
-        if not files.exists(shard.labels):
-            with attempts.begun(shard) as attempt:
-                results = chain.from_iterable(self._results(shard, attempt))
-                write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
-        yield shard
+        if files.exists(shard.labels):
+            yield shard
+        else:
+            yield from self.open.add(shard)
 
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from map(GlobalWindows.windowed_value, self.open.rest())
+
+    def _write(self, shard: Shard, done: Callable[[Done], None]) -> None:
+        with attempts.begun(shard) as attempt:
+            results = chain.from_iterable(self._results(shard, attempt, done))
+            write_shard(shard, results, self.run.metadata(shard.slug, self.processor))
+
+    def _results(self, shard: Shard, attempt: Attempt, done: Callable[[Done], None]) -> Iterator[Results]:
         labeler = self.run.labeler(shard.slug, self.processor)
         label = partial(self._alone if attempt.careful else self._on_all_threads, labeler)
-        return attempt.each(lambda pages, kept: self._counted(label(pages, kept)), read_pages(shard))
+        return attempt.each(lambda pages, kept: _told(label(pages, kept), done), read_pages(shard))
 
     def _on_all_threads(self, labeler: PageLabeler, pages: Iterable[Page], kept: Kept) -> Iterator[Done]:
         if labeler.needs_engine:
@@ -186,11 +194,12 @@ class _LabelShard(beam.DoFn):
     def _alone(self, labeler: PageLabeler, pages: Iterable[Page], kept: Kept) -> Iterator[Done]:
         return _waited_for(each_alone(labeler, pages, kept))
 
-    def _counted(self, pages: Iterable[Done]) -> Iterator[Results]:
-        for results, seconds, share in pages:
-            self.counters.add(results, seconds)
-            progress.PAGES.add(share)
-            yield results
+
+def _told(pages: Iterable[Done], done: Callable[[Done], None]) -> Iterator[Results]:
+    for page in pages:
+        done(page)
+        progress.PAGES.add(page.share)
+        yield page.results
 
 
 @dataclass(eq=False)
@@ -199,12 +208,12 @@ class _RelabelShard(_LabelShard):
 
     source: str
 
-    def _results(self, shard: Shard, attempt: Attempt) -> Iterator[Results]:
+    def _results(self, shard: Shard, attempt: Attempt, done: Callable[[Done], None]) -> Iterator[Results]:
         if self.run.source(shard.slug).rendered:
-            return super()._results(shard, attempt)
+            return super()._results(shard, attempt, done)
         old = Shard(self.source, shard.slug, shard.number, shard.of)
         old_rows = relabeled(old, self.processor, self.run.policy(shard.slug))
-        return self._counted(_waited_for((None, results) for results in old_rows))
+        return _told(_waited_for((None, results) for results in old_rows), done)
 
 
 @dataclass(eq=False)

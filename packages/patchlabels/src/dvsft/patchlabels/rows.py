@@ -249,13 +249,6 @@ def read_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str] | Non
     return parquet.read_row_group(group, columns=_stored(parquet, columns))
 
 
-def read_some(
-    parquet: pq.ParquetFile, group: int, numbers: Iterable[int], columns: Sequence[str] | None = None
-) -> list[dict[str, Any]]:
-    """The rows of an open shard that have these numbers in a row group, which is read once."""
-    return rows_of(read_group(parquet, group, columns), numbers, columns)
-
-
 def rows_of(table: pa.Table, numbers: Iterable[int], columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The rows of a row group that have these numbers in it."""
     return [_current(table.slice(number, 1).to_pylist()[0], columns) for number in numbers]

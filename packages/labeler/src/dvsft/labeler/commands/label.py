@@ -1,5 +1,6 @@
 """Label datasets: dvsft label --config FILE.toml --out DIR [any Beam option].
 
+With --part K/N a process labels its part of the shards, with --finish one ends the run (docs/how-to/slurm.md).
 Exit codes: 0 done; 2 the run cannot start, and why; 3 more pages were rejected than output.max_reject_share allows.
 """
 
@@ -9,6 +10,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +27,10 @@ from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from dvsft.labeler import files
 from dvsft.labeler.config import Config, ConfigError, load
 from dvsft.labeler.ocr.engines import make_engine
-from dvsft.labeler.runs import attempts, progress, stats
-from dvsft.labeler.runs.folder import RESULTS, Run, is_whole, prepare
+from dvsft.labeler.runs import attempts, folder, machine, progress, stats
+from dvsft.labeler.runs.folder import RESULTS, Run
 from dvsft.labeler.runs.identity import RunError
+from dvsft.labeler.runs.plan import WHOLE, Part
 from dvsft.labeler.stages import CountShards, Labeling, LabelShards, PlannedShards, WriteStats
 from dvsft.patchlabels import settings
 
@@ -35,26 +38,20 @@ logging.getLogger().setLevel(logging.ERROR)  # Beam reports its own set-up at le
 logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it logs the traceback that it raises
 
 
-def build(pipeline: beam.Pipeline, run: Run, label_shards: Labeling) -> None:
-    """The graph: every shard that is planned, labeled where it is missing, then counted."""
-    (
-        pipeline
-        | "Shards" >> PlannedShards(run)
-        | "Spread" >> beam.Reshuffle()
-        | "Label" >> label_shards
-        | "Count" >> CountShards(run)
-        | "Stats" >> WriteStats(run)
-    )
+def build(pipeline: beam.Pipeline, run: Run, label_shards: Labeling, part: Part | None = None) -> None:
+    """The graph: every shard that is planned, labeled where it is missing, then counted; of a part its own shards,
+    not counted."""
+    shards = pipeline | "Shards" >> PlannedShards(run, part or WHOLE) | "Spread" >> beam.Reshuffle()
+    labeled = shards | "Label" >> label_shards
+    if not part:
+        labeled | "Count" >> CountShards(run) | "Stats" >> WriteStats(run)
 
 
 def execute(run: Run, label_shards: Labeling, options: PipelineOptions) -> int:
     """Run the graph with progress, print what it made; returns the exit code."""
     started = time.time()
-    results, per_shard = files.join(run.out, RESULTS), run.config.output.pages_per_shard
-    shown = progress.shown("labeling", results, run.planned, per_shard)
-    sigterm = attempts.ended_by_sigterm()
-    with one_line_if_full(run.out), shown, sigterm, pipeline_with(options) as pipeline:
-        build(pipeline, run, label_shards)
+    results = files.join(run.out, RESULTS)
+    label(run, label_shards, options)
     if not run.shards():  # of nothing the graph counts nothing
         stats.write(run, {})
     files.remove_temporary(run.out, before=started)
@@ -70,6 +67,26 @@ def execute(run: Run, label_shards: Labeling, options: PipelineOptions) -> int:
         return 3
     print(f"look at them: make preview OUT={run.out}")
     return 0
+
+
+def label(run: Run, label_shards: Labeling, options: PipelineOptions, part: Part | None = None) -> None:
+    """Run the graph with progress, of the whole run also where it labels a part."""
+    results, per_shard = files.join(run.out, RESULTS), run.config.output.pages_per_shard
+    shown = progress.shown("labeling", results, run.planned, per_shard)
+    sigterm = attempts.ended_by_sigterm()
+    with one_line_if_full(run.out), shown, sigterm, pipeline_with(options) as pipeline:
+        build(pipeline, run, label_shards, part)
+
+
+def require_all_parts(run: Run) -> None:
+    """Raises RunError where shards are missing."""
+    if missing := run.missing():
+        names = ", ".join(f"{shard.slug}/{shard.name}" for shard in missing[:20])
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        raise RunError(
+            f"{run.out} lacks {len(missing)} of its {len(run.shards())} shards: {names}{more}; run the parts that "
+            "have not ended again, or the same command without --finish and --part, then --finish"
+        )
 
 
 @contextmanager
@@ -128,22 +145,46 @@ def runs_here(options: PipelineOptions) -> bool:
     return "FnApiRunner" in (options.get_all_options().get("runner") or "")
 
 
-def local_threads(options: PipelineOptions) -> int:
-    """All cores where this process does the work; one where a runner starts a worker for each of them."""
-    alone = options.view_as(DirectOptions).direct_running_mode == "in_memory" and runs_here(options)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores if alone else 1
+def threads_here(options: PipelineOptions, asked: int | None) -> int:
+    """Pages at a time in a process: as asked for, or all cores that this process may use and has the memory for;
+    where they are many the options get several processes. One where a runner starts a worker for each of them."""
+    direct = options.view_as(DirectOptions)
+    if asked or not runs_here(options) or direct.direct_running_mode != "in_memory":
+        return asked or 1
+    processes, threads = machine.processes_and_threads(machine.cores(), machine.free_gib())
+    if processes > 1:
+        direct.direct_running_mode, direct.direct_num_workers = "multi_processing", processes
+    return threads
+
+
+def a_part(text: str) -> Part:
+    """ "3/16" -> part 3 of 16."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected K/N with K from 1 to N, as 3/16")
+    return Part(int(found[1]), int(found[2]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     settings.add_arguments(parser, "the TOML file of the run, see pipelines/configs/")
     parser.add_argument("--out", required=True, help="run folder: local, s3://, gs:// or hdfs://")
-    parser.add_argument("--threads", type=int, help="pages at a time in a process; default: all cores")
+    parser.add_argument("--threads", type=int, help="pages at a time in a process; default: cores, as memory allows")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--part", type=a_part, metavar="K/N", help="label part K of N, beside others; then --finish")
+    some.add_argument("--finish", action="store_true", help="after all parts: count what they made into stats.json")
     known, config, options = parsed(parser, arguments)
     if known.threads is not None and known.threads < 1:
         parser.error(f"--threads {known.threads}: expected at least 1")
-    if config.needs_ocr and runs_here(options) and not is_whole(known.out):
+    threads = threads_here(options, known.threads)
+    if known.finish:
+        require_all_parts(folder.load(known.out))
+    elif config.needs_ocr and runs_here(options) and not folder.is_whole(known.out):
         make_engine(config.ocr)  # what is wrong with it is one line here; in a worker it is a traceback
-    run = prepare(config, known.out)
-    return execute(run, LabelShards(run, known.threads or local_threads(options)), options)
+    run = folder.prepare(config, known.out, with_others=known.part is not None)
+    label_shards = LabelShards(run, threads)
+    if not known.part:
+        return execute(run, label_shards, options)
+    label(run, label_shards, options, known.part)
+    print(f"part {known.part.number}/{known.part.of} is labeled; after all parts, the same command with --finish")
+    return 0

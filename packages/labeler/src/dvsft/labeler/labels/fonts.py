@@ -92,20 +92,16 @@ JOINERS = {"\u200c", "\u200d"}
 """Zero width non-joiner and joiner: no glyphs of their own, they change their neighbors'."""
 
 
+@lru_cache
 def open_fonts(settings: Render) -> Fonts:
     """The fonts of a run. Raises ConfigError that names what to install."""
-    return _open_fonts(settings.fonts, settings.languages)
-
-
-@lru_cache
-def _open_fonts(fonts: tuple[str, ...], languages: tuple[str, ...]) -> Fonts:
-    for font in fonts:
+    for font in settings.fonts:
         if font not in FONTS:
             _require_font(font)
-    if needs := [language for language in languages if language in SHAPED_LANGUAGES]:
+    if needs := [language for language in settings.languages if language in SHAPED_LANGUAGES]:
         _require_shaping(needs)
-    own = [system_font(language) for language in languages]
-    return Fonts(fonts, tuple(dict.fromkeys(own)), shaping=bool(needs))
+    own = [system_font(language) for language in settings.languages]
+    return Fonts(settings.fonts, tuple(dict.fromkeys(own)), shaping=bool(needs))
 
 
 def needs_shaping(word: str) -> bool:

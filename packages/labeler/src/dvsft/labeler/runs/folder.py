@@ -23,7 +23,7 @@ from dvsft.labeler.labels.fonts import open_fonts
 from dvsft.labeler.labels.processor import FILES, Processor, find_processor, open_processor
 from dvsft.labeler.ocr.engines import describe
 from dvsft.labeler.runs.identity import RunError, clear_unfinished, is_same_run
-from dvsft.labeler.runs.plan import Plan, Planned, Shard, make_plan, shards, write_plan
+from dvsft.labeler.runs.plan import WHOLE, Part, Plan, Planned, Shard, make_plan, shards, write_plan
 from dvsft.labeler.runs.shard import PageLabeler
 from dvsft.labeler.sources.preferences import drawn_pairs
 from dvsft.patchlabels.rows import Metadata, tokenizer_sha256
@@ -53,8 +53,16 @@ class Run:
     def shards(self) -> list[Shard]:
         return shards(self.out, self.planned)
 
-    def shards_of(self, slug: str) -> list[Shard]:
-        return shards(self.out, {slug: self.planned[slug]})
+    def shards_of(self, slug: str, part: Part = WHOLE) -> list[Shard]:
+        """The shards of a source, or those of them that belong to a part of the run."""
+        before = sum(planned.shards for other, planned in self.planned.items() if other < slug)
+        found = shards(self.out, {slug: self.planned[slug]})
+        return [shard for shard in found if part.has(before + shard.number)]
+
+    def missing(self) -> list[Shard]:
+        """The shards that are not labeled yet."""
+        there = files.sizes(files.join(self.out, RESULTS))
+        return [shard for shard in self.shards() if f"{shard.slug}/{shard.name}.parquet" not in there]
 
     def source(self, slug: str) -> Source:
         return next(source for source in self.config.source if source.slug == slug)
@@ -91,9 +99,10 @@ def policy_of(labels: Labels) -> Policy:
     return Policy(**resolved(labels))
 
 
-def prepare(config: Config, out: str) -> Run:
+def prepare(config: Config, out: str, with_others: bool = False) -> Run:
     """Check everything that can be checked before the first page, then open the run folder or make it.
 
+    with_others: other parts of the run may make the folder at this moment. All write the same, so nothing is cleared.
     Raises ConfigError, LayoutError, EngineError, SourceError, or RunError where the folder holds another run.
     """
     if not config.source:
@@ -110,7 +119,10 @@ def prepare(config: Config, out: str) -> Run:
         planned={slug: plan.summary() for slug, plan in plans.items()},
     )
     if not same_run_is_there(run):
-        clear_unfinished(out, RESULTS)
+        if not with_others:
+            clear_unfinished(out, RESULTS)
+        elif files.sizes(files.join(out, RESULTS)) and not same_run_is_there(run):  # run.json comes before labels
+            raise RunError(f"{out} holds {RESULTS} but no run.json; use another OUT, or delete {out}")
         for slug, plan in plans.items():
             write_plan(out, slug, plan)
         save(run, folder)
@@ -129,10 +141,7 @@ def same_run_is_there(run: Run) -> bool:
 
 def is_whole(out: str) -> bool:
     """Whether a folder holds a run with all its shards."""
-    if not files.exists(_run_file(out)):
-        return False
-    there = files.sizes(files.join(out, RESULTS))
-    return all(f"{shard.slug}/{shard.name}.parquet" in there for shard in load(out).shards())
+    return files.exists(_run_file(out)) and not load(out).missing()
 
 
 def save(run: Run, processor: Path) -> None:

@@ -72,6 +72,21 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Part `number`, from 1, `of` so many: every shard of a run belongs to one."""
+
+    number: int
+    of: int
+
+    def has(self, place: int) -> bool:
+        """Whether it has the shard at this place among all of a run, from 0."""
+        return place % self.of == self.number - 1
+
+
+WHOLE = Part(1, 1)
+
+
+@dataclass(frozen=True)
 class Plan:
     """The pages of one source by id, in shards, and the records that made no page or lost a question."""
 
@@ -114,8 +129,11 @@ def write_plan(out: str, slug: str, plan: Plan) -> None:
         for pages in plan.shards:
             batch = pa.RecordBatch.from_pylist([asdict(page) for page in pages], schema=SCHEMA)
             writer.write_batch(batch, row_group_size=len(pages))
+    rejects = files.join(out, "rejects", slug, "source.jsonl")
     if plan.rejects:
-        write_rejects(files.join(out, "rejects", slug, "source.jsonl"), plan.rejects)
+        write_rejects(rejects, plan.rejects)
+    else:
+        files.remove([rejects])  # of a run that was killed before it was ready
 
 
 def plan_path(out: str, slug: str) -> str:
