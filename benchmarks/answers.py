@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=8)
     parser.add_argument("--questions", type=int, default=4, help="per page")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-patches", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=4)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -131,7 +132,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
     from dvsft.trainer.tiny import write_tiny
 
     model = options.model or str(write_tiny(PROCESSOR, folder / "model"))
-    loaded = generate.load(model, options.device)
+    loaded = generate.load(model, options.device, (64, options.max_patches))
     engine = loaded.engine()
     benchmark = Benchmark(
         name="drawn", title="", local=lambda _: [], layout="", folders=(), metrics=(), max_new_tokens=options.new_tokens
