@@ -1,5 +1,5 @@
-"""What has to be measured on a GPU, a command of under ten minutes each. Nothing is compiled ahead or downloaded: weights
-are random, pages are drawn, and PYTHONPATH alone is enough (docs/how-to/gpu.md).
+"""What has to be measured on a GPU, a command of under ten minutes each. Nothing is downloaded: weights are random, pages
+are drawn, and PYTHONPATH alone is enough (docs/how-to/gpu.md).
 
     python benchmarks/gpu.py step | loss | loop | predict [--tiny] [--out out/gpu.json]
     python benchmarks/gpu.py table [--out out/gpu.json] [--docs docs/results/benchmarks.md]
@@ -161,7 +161,7 @@ def loop(options: argparse.Namespace) -> Figures:
 
 
 def predict(options: argparse.Namespace) -> list[Figures]:
-    """Answers per second, every answer of the same length; `waiting` is the share of the time without a model at work."""
+    """Answers per second, all of the same length; `waiting` is the share of the time without a model at work."""
     import answers
 
     from dvsft.evaluator import generate

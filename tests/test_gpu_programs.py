@@ -4,21 +4,24 @@ import importlib
 import json
 import sys
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from support import ROOT
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield importlib.import_module("gpu")
     for name in ("gpu", "train", "answers", "loop"):
         sys.modules.pop(name, None)
 
 
 def test_loss_and_predict_run_at_a_small_size_into_one_file_and_the_table_leaves_them_out(
-    gpu, tmp_path, monkeypatch, capsys
-):
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "gpu.json"
     for command in ("loss", "predict"):
         monkeypatch.setattr(sys, "argv", ["gpu.py", command, "--tiny", "--repeats", "1", "--out", str(out)])
@@ -33,7 +36,7 @@ def test_loss_and_predict_run_at_a_small_size_into_one_file_and_the_table_leaves
     assert gpu.tables({}) in page
 
 
-def test_figures_of_a_gpu_replace_the_section_of_the_page_alone(gpu, tmp_path):
+def test_figures_of_a_gpu_replace_the_section_of_the_page_alone(gpu: Any, tmp_path: Path) -> None:
     entry = {"machine": "a GPU", "gpu": True, "tiny": False, "seconds": 61.2}
     figures = [{"rows": 137, "seconds": 0.12345678}, {"rows": 2048, "out_of_memory": True}]
     page = tmp_path / "page.md"
@@ -45,10 +48,10 @@ def test_figures_of_a_gpu_replace_the_section_of_the_page_alone(gpu, tmp_path):
     assert said.count("Not run: no GPU.") == 3
 
 
-def test_a_batch_of_a_repeated_page_has_an_image_per_row(gpu):
+def test_a_batch_of_a_repeated_page_has_an_image_per_row(gpu: Any) -> None:
     import torch
 
-    page = {
+    page: dict[str, Any] = {
         "image_index": torch.tensor([[-1, 0, 0, -2]]),
         "pixel_values": torch.ones(8, 3),
         "input_ids": torch.zeros(1, 4),
@@ -58,9 +61,8 @@ def test_a_batch_of_a_repeated_page_has_an_image_per_row(gpu):
     assert found["pixel_values"].shape == (24, 3) and found["input_ids"].shape == (3, 4)
 
 
-def test_a_step_of_every_method_runs_at_a_small_size(gpu, monkeypatch):
-    import train
-
+def test_a_step_of_every_method_runs_at_a_small_size(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = gpu.train
     monkeypatch.setattr(train, "VOCABULARY", 151_700)
     monkeypatch.setattr(train, "ROWS", 4)
     monkeypatch.setattr(train, "COLS", 40)
