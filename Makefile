@@ -121,7 +121,7 @@ format: | dev  ## let ruff format and fix what it can
 bench: | labels-env  ## time labeling against the bare engine
 	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
-bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
+bench-train: | dev  ## measure training steps against a stock SFT step, and the whole loop against TRL: ARGS="--docs docs/results/benchmarks.md"
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
 
 WHEELS := pydantic|pydantic-core|annotated-types|typing-inspection|rapidfuzz|hjson

@@ -1,5 +1,5 @@
-"""What has to be measured on a GPU, a command of under ten minutes each. Nothing is downloaded: weights are random, pages
-are drawn, and PYTHONPATH alone is enough (docs/how-to/gpu.md).
+"""What has to be measured on a GPU, a command of under ten minutes each. Nothing is downloaded: weights are random,
+pages are drawn, and PYTHONPATH alone is enough (docs/how-to/gpu.md).
 
     python benchmarks/gpu.py step | loss | loop | predict [--tiny] [--out out/gpu.json]
     python benchmarks/gpu.py table [--out out/gpu.json] [--docs docs/results/benchmarks.md]

@@ -115,8 +115,22 @@ def add_data(verb: argparse.ArgumentParser) -> None:
 def add_patches(verb: argparse.ArgumentParser) -> None:
     fewest, most = predict.PATCHES
     which = "of an image, for models that scale it between limits"
-    verb.add_argument("--min-patches", type=int, default=fewest, help=f"{which}, default {fewest}")
-    verb.add_argument("--max-patches", type=int, default=most, help=f"{which}, default {most}")
+    verb.add_argument("--min-patches", type=int, help=f"{which}, default {fewest}")
+    verb.add_argument("--max-patches", type=int, help=f"{which}, default {most}")
+
+
+def patches_of(options: argparse.Namespace) -> tuple[int, int]:
+    """Fewest and most patches of an image. Raises DvsftError where they were given for a model that knows no such."""
+    given = {"--min-patches": options.min_patches, "--max-patches": options.max_patches}
+    named = [name for name, value in given.items() if value is not None]
+    if named and Path(options.model).is_dir():
+        spec = LayoutSpec.from_folder(options.model)
+        if "max_pixels" not in spec.fields:
+            raise DvsftError(f"found {' and '.join(named)}, but {spec.family} has no such limit; remove it")
+    fewest, most = (
+        default if value is None else value for value, default in zip(given.values(), predict.PATCHES, strict=True)
+    )
+    return fewest, most
 
 
 def data_places(values: Sequence[str]) -> dict[str, str]:
@@ -135,7 +149,7 @@ def predict_verb(arguments: Sequence[str]) -> int:
     """`dvsft predict`: a model's answers to benchmarks -> a run folder. Returns 0, or TOO_MANY_FAILED when more answers
     than --max-failed are errors."""
     options = parsed(add_predict, arguments)
-    patches, tags = (options.min_patches, options.max_patches), dict(map(tag_of, options.tag))
+    patches, tags = patches_of(options), dict(map(tag_of, options.tag))
     if not options.benchmarks and not options.task:
         raise DvsftError("found nothing to predict, expected --benchmarks NAMES or --task FILE.jsonl --scorer NAME")
     names = tuple(benchmarks.get(name).name for name in (options.benchmarks or "").split(",") if name)

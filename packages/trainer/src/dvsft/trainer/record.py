@@ -26,6 +26,11 @@ FREE = (
     "config.data.cache",
     "config.data.cache_gib",
     "config.checkpoint.resume_every",
+    "config.checkpoint.keep",
+    "config.checkpoint.push_to",
+    "config.held_out.labels",
+    "config.held_out.every",
+    "config.held_out.pages",
 )
 """Settings that change nothing a run learns."""
 
