@@ -189,10 +189,9 @@ def open_shards(threads: str, cv: str) -> dict[str, float]:
 
     many, draw = int(threads), random.Random(0)
     sigma = math.log(1 + float(cv) ** 2) ** 0.5
-    lengths = [0.02 * draw.lognormvariate(-(sigma**2) / 2, sigma) for _ in range(80 * many)]
+    lengths = [0.05 * draw.lognormvariate(-(sigma**2) / 2, sigma) for _ in range(40 * many)]
     return {
         "one shard of 256 pages": _share_of_ideal(lengths, many, 256, 1),
-        "one shard of 32 pages": _share_of_ideal(lengths, many, 32, 1),
         "open shards of 32 pages": _share_of_ideal(lengths, many, 32, shards_at_once(many, 32)),
     }
 

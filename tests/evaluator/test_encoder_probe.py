@@ -3,6 +3,8 @@
 import json
 import random
 from collections import Counter
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,7 @@ from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels import command, rows
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.layout import Layout, View
+from dvsft.patchlabels.layout import Layout, LayoutSpec, View
 
 MODELS = {tiny.name: tiny for tiny in TINY}
 
@@ -77,6 +78,7 @@ def test_merger_features_are_those_of_the_library_and_encoder_features_what_its_
     batch = processor(images=[image], return_tensors="pt")
     with torch.no_grad():
         theirs = model.model.visual(batch["pixel_values"], batch["image_grid_thw"])
+    assert torch.equal(merged(image), found) and torch.equal(inner(image), before)
     assert found.shape == (80, 1, 32) and before.shape == (80, 4, 32)
     torch.testing.assert_close(found[:, 0], theirs.pooler_output)
     torch.testing.assert_close(before.reshape(320, 32), theirs.last_hidden_state)
@@ -235,6 +237,32 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     assert segment.rate(19, 100) == pytest.approx(1e-3)  # a fifth of a short run
 
 
+def test_the_clean_epoch_is_chosen_on_images_that_its_networks_never_saw(monkeypatch):
+    train: Any = SimpleNamespace(usable=range(2, 9), positives=np.ones((7, 151)))
+    test: Any = SimpleNamespace(usable=[4], positives=np.ones((1, 151)))
+    held: list[int] = []
+
+    def learn(trained, numbers, tested, asked, seed, epochs, progress=None):
+        assert trained is train and seed in (0, 1, 2)
+        if tested is train:
+            assert {*numbers} | {*asked} == {*train.usable} and not {*numbers} & {*asked}
+            held.extend(asked)
+        else:
+            assert [*numbers] == [*train.usable] and [*asked] == test.usable
+        recall = [0.2, 0.9, 0.5] if tested is train else [0.1, 0.3, 0.7 + 0.1 * seed]
+        return np.array(recall)[:, None, None] * np.ones((3, len(asked), 151))
+
+    monkeypatch.setattr(segment, "learn", learn)
+    found = segment.probe_segments(train, test, seeds=3, epochs=3)
+    assert sorted(held) == [*train.usable]
+    assert found["clean"]["epochs"] == [2, 2, 2] and found["clean"]["macro_recall"] == pytest.approx(0.3)
+    assert found["chosen_on_test"]["epochs"] == [3, 3, 3]
+    assert found["chosen_on_test"]["macro_recall"] == pytest.approx(0.8)
+    assert found["chosen_on_test"]["deviation_over_seeds"] == pytest.approx(0.1)
+    with pytest.raises(DataError, match="found 7 images to train on, expected 8 or more"):
+        segment.probe_segments(train, test, seeds=8)
+
+
 def ade_folder(root, count=8):
     """Two halves of an image in colors of their own, and what they are."""
     draw = random.Random(0)
@@ -332,7 +360,7 @@ def pages(processor_folder, labels_folder, tmp_path_factory):
     from transformers import AutoTokenizer
 
     tokenizer, root = AutoTokenizer.from_pretrained(processor_folder), tmp_path_factory.mktemp("pages")
-    spec = GridSpec.from_folder(processor_folder, 64 * 32**2, 2048 * 32**2)
+    spec = LayoutSpec.from_folder(processor_folder, 64 * 32**2, 2048 * 32**2)
     draw = random.Random(5)
     for name, first, count in (("train", 0, 12), ("test", 12, 6)):
         made = [label_page(first + i, draw.choices(VOCABULARY[:4], k=40), spec, tokenizer) for i in range(count)]
@@ -359,6 +387,17 @@ def test_words_are_read_from_the_encoder_s_features_and_the_memory_s_limit_is_ke
     cli.main(words_arguments(model_folder, pages, tmp_path / "b", "--features", "encoder", "--memory", room))
     small = json.loads((tmp_path / "b/probe-encoder.json").read_text())["data"]["train"]
     assert 150 < small["rows"] <= 200 and small["images"] + small["left_out_for_memory"] == 12
+
+
+def test_the_row_of_an_image_is_the_mean_of_all_its_patches_with_length_1(model_folder):
+    features = open_features(str(model_folder), "encoder")
+    images = [Image.effect_noise((320, 256), 60 + 30 * k).convert("RGB") for k in range(2)]
+    items = [Item(str(k), partial(encoded, image), "b") for k, image in enumerate(images)]
+    found = cli.collect(features, items, partial(cli.image_row, ["a", "b"]), 1e9, "x")
+    for row, image in zip(found.features, images, strict=True):
+        mean = features(image).reshape(-1, 32).mean(0).numpy()
+        np.testing.assert_allclose(row, mean / np.linalg.norm(mean), rtol=1e-4, atol=1e-6)
+    assert found.classes.tolist() == [1, 1] and found.groups.tolist() == [0, 1]
 
 
 def test_the_rows_of_a_page_are_the_features_of_its_labeled_visual_tokens():
@@ -440,6 +479,8 @@ def test_alignment_of_strangers_is_that_of_their_permutations():
     assert strangers["permuted_mean"] == pytest.approx(10 / 59, abs=0.01) and strangers["p"] > 0.01
     assert abs(strangers["mutual_knn"] - strangers["permuted_mean"]) < 4 * strangers["permuted_deviation"]
     assert kin["mutual_knn"] > 0.7 and kin["p"] == pytest.approx(1 / 201)
+    dealt = np.random.default_rng(0).permutation(60)
+    assert knn.alignment(a, a, 10, 1)["permuted_mean"] == pytest.approx(knn.mutual_knn(a, a[dealt]))
     with pytest.raises(ValueError, match="expected 1 to 59"):
         knn.mutual_knn(a, b, 60)
 

@@ -1,6 +1,6 @@
 """Runs of TRL's SFTTrainer with vision labels, recorded, and the same tokens through our own `train_step`.
 
-python other_trainers.py FOLDER        one of two ranks: what is in FOLDER/job.pt, into FOLDER/rank-R.pt
+MASTER_PORT=PORT python other_trainers.py FOLDER        on two ranks: what is in FOLDER/job.pt, into FOLDER/rank-R.pt
 """
 
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ranks
 import torch
 from PIL import Image
 from torch import distributed
@@ -207,7 +208,6 @@ def fully_sharded(path, batch) -> dict[str, torch.Tensor]:
 
 def zero_3(path, batch) -> dict[str, torch.Tensor]:
     """Gradients of the vision loss under ZeRO-3, which holds the weights shared out from the start."""
-    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_SIZE="2")
     import deepspeed
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it compiles for minutes
@@ -233,4 +233,6 @@ def zero_3(path, batch) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    os.environ.update(DS_ACCELERATOR="cpu", LOCAL_SIZE="2")
+    ranks.fork("datasets", "trl.trainer.sft_trainer", "deepspeed.runtime.zero.muon.muon_optimizer")
     one_rank(Path(sys.argv[1]))

@@ -3,16 +3,31 @@ model before its first step."""
 
 import copy
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support import alone
 from torch.nn import functional as F
-from trainer_fixtures import GRID, SPEC, draw_page, make_config, on_pairs, series, text_page
+from trainer_fixtures import (
+    MAX_PIXELS,
+    MIN_PIXELS,
+    SPEC,
+    draw_page,
+    make_config,
+    on_pairs,
+    series,
+    text_page,
+    write_toml,
+)
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dvsft.trainer import branches
-from dvsft.trainer import train as training
+from dvsft.trainer import branches, reference
 from dvsft.trainer.batch import FILLER, Encoder, Example, Pair
 from dvsft.trainer.checkpoint import ResumeError
 from dvsft.trainer.config import ConfigError, Lora
@@ -150,8 +165,7 @@ def with_reference(batch, reference):
 
 def test_the_first_step_has_margin_zero_and_loss_log_2_and_swapped_sides_turn_the_margin(tiny, examples, batch):
     model = model_of(tiny)
-    reference = Dpo().look(model, batch)
-    first = Dpo().loss(model, with_reference(batch, reference), ONE).sums
+    first = Dpo().loss(model, with_reference(batch, Dpo().look(model, batch)), ONE).sums
     assert float(first["margin"]) == 0.0 and float(first["dpo"]) == pytest.approx(3 * math.log(2))
     swapped = []
     for example in examples:
@@ -266,34 +280,66 @@ def test_reference_parquet_has_every_pair_once_with_its_scores_and_tokens(traine
         assert tokens == end - start
 
 
-class Killed(BaseException):
-    """No error that anything catches."""
-
-
-def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, tiny, pair_shard, tmp_path, monkeypatch):
-    real = training.train_step
-    calls: list[None] = []
-
-    def step(*arguments):
-        calls.append(None)
-        if len(calls) == 6:
-            raise Killed
-        return real(*arguments)
-
-    config = config_of(tmp_path / "run", tiny, pair_shard, checkpoint__resume_every=4)
-    monkeypatch.setattr(training, "train_step", step)
-    with pytest.raises(Killed):
-        train(config)
-    monkeypatch.setattr(training, "train_step", real)
+def test_a_run_killed_and_resumed_keeps_its_reference_and_its_figures(trained, tiny, pair_shard, tmp_path):
+    """SIGKILL at some step of a real process."""
+    config = config_of(tmp_path / "run", tiny, pair_shard, checkpoint__resume_every=1)
+    command = [sys.executable, "-m", "dvsft.trainer.train", "--config", str(write_toml(tmp_path / "run.toml", config))]
+    with subprocess.Popen(command, env=alone(), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run/state/resume.json").exists() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "run/final").exists()
     file = tmp_path / "run/reference.parquet"
     assert file.read_bytes() == (trained / "reference.parquet").read_bytes()
     hidden = file.rename(tmp_path / "elsewhere")
-    with pytest.raises(ResumeError, match=r"reference.parquet is not there, and the model has learned for 4 steps"):
+    with pytest.raises(ResumeError, match=r"reference.parquet is not there, and the model has learned for \d+ steps"):
         train(config, resume=True)
     hidden.rename(file)
     train(config, resume=True)
     assert file.read_bytes() == (trained / "reference.parquet").read_bytes()
     assert series(tmp_path / "run", "dpo_loss") == pytest.approx(series(trained, "dpo_loss"), abs=1e-6)
+
+
+class Killed(BaseException):
+    """No error that anything catches."""
+
+
+def test_a_reference_that_is_killed_while_it_is_written_is_not_there(tmp_path, monkeypatch):
+    def kill(*paths):
+        raise Killed
+
+    file, measured = tmp_path / "reference.parquet", {"a": (-1.0, -2.5, 3, 4), "b": (-7.0, 0.0, 1, 2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", kill)
+        with pytest.raises(Killed):
+            reference._write(file, "0" * 64, ["b", "a"], measured)
+    assert not file.exists()
+    reference._write(file, "0" * 64, ["b", "a"], measured)
+    assert reference._read(file, "0" * 64, ["a"]) == {"a": (-1.0, -2.5), "b": (-7.0, 0.0)}
+    with pytest.raises(ResumeError, match=r"made from weights of sha256 000000000000, model\.path has 111111111111"):
+        reference._read(file, "1" * 64, ["a"])
+    with pytest.raises(ResumeError, match=r"lacks 1 pairs, e\.g\. c"):
+        reference._read(file, "0" * 64, ["a", "c"])
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_answers_end_with_the_token_of_their_turn_and_without_the_newline_behind_it(tiny, examples, shared):
+    encoder = encoder_of(tiny, shared=shared)
+    batch, found = encoder(examples), {}
+    answers = (batch["labels"] != IGNORE) & (batch["image_index"] < 0)
+    for pair, labels, answered, branch in zip(
+        batch["pair"].tolist(), batch["labels"], answers, batch["branch"], strict=True
+    ):
+        for side in (branches.CHOSEN, branches.REJECTED):
+            of_side = answered & ((branch == branches.REJECTED) == (side == branches.REJECTED))
+            if of_side.any():
+                found[pair, side] = encoder.processor.tokenizer.decode(labels[of_side])
+    paired = [example for example in examples if example.pair]
+    expected = {(k, branches.CHOSEN): one.turns[0][1] for k, one in enumerate(paired)}
+    expected |= {(k, branches.REJECTED): one.pair.rejected for k, one in enumerate(paired)}
+    assert found == {key: answer + "<|im_end|>" for key, answer in expected.items()}
 
 
 def test_bases_of_other_weights_have_other_hashes_whatever_their_format(tmp_path):
@@ -357,7 +403,7 @@ def trl_trainer(model, folder, output):
     from trl.trainer.dpo_trainer import DPOTrainer
 
     processor = AutoProcessor.from_pretrained(folder)
-    processor.image_processor.size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
+    processor.image_processor.size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     colors = torch.randint(0, 255, (3, 3), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [("first", "king", "mist port"), ("last", "port house", "noon"), ("second", "ash", "ice and rain")]
     rows = [

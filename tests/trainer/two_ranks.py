@@ -7,13 +7,11 @@ Without the launcher one process imports everything and then becomes two ranks, 
 A run named "resumed" is done again from its saved state, its first log kept as undisturbed.jsonl.
 """
 
-import gc
-import os
 import shutil
 import sys
-from importlib import import_module
 from pathlib import Path
 
+import ranks
 from torch import distributed
 
 from dvsft.trainer import checkpoint
@@ -34,26 +32,9 @@ def train_twice(config):
     train(config, resume=True)
 
 
-def fork() -> None:
-    """Return in two processes, with the environment that the launcher gives its ranks; this one waits for their end.
-    What DeepSpeed imports late (for Muon, all of torch's compiler) it has before."""
-    import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    os.environ.update(WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-    processes = []
-    for rank in "01":
-        process = os.fork()
-        if not process:
-            os.environ.update(RANK=rank, LOCAL_RANK=rank)
-            return
-        processes.append(process)
-    failed = [process for process in processes if os.waitpid(process, 0)[1]]
-    sys.exit(len(failed))
-
-
 if __name__ == "__main__":
     if "--fork" in sys.argv:
-        fork()
-    gc.freeze()  # ZeRO-3 collects garbage at every start, and what is imported is none
+        ranks.fork("deepspeed.runtime.zero.muon.muon_optimizer")  # which imports all of torch's compiler
     for path in (argument for argument in sys.argv[1:] if argument.endswith(".toml")):
         config = load(path)
         train_twice(config) if config.output.endswith("resumed") else train(config)

@@ -71,6 +71,7 @@ def write(model: str, labels: str, out: Path, device: str = "cpu", pages: int = 
     if not chosen:
         raise DataError(f"{labels} holds no page with preference pairs; make them with: dvsft preferences")
     loaded = lens.open_model(model, shards, device)
+    loaded.model.requires_grad_(False)  # what comes before the visual tokens then costs no memory
     maps, rejected = measure(loaded, chosen)
     found = figures(maps) | {"model": model, "labels": labels, "left_out": dict(rejected)}
     predictions.write_json(out / "gradients.json", found)
@@ -154,10 +155,11 @@ def visual_gradient(model: Any, batch: Any, loss: Callable[[Tensor], Tensor]) ->
     leaves: list[Tensor] = []
 
     def begin_here(layer: Any, arguments: Any, named: dict[str, Any]) -> Any:
+        if named.get("inputs_embeds") is None:
+            raise PredictError(f"{type(model).__name__} shows no inputs_embeds to its language model; take a Qwen-VL")
         leaves.append(named["inputs_embeds"].detach().requires_grad_())
         return arguments, named | {"inputs_embeds": leaves[-1]}
 
-    model.requires_grad_(False)
     hook = model.get_decoder().register_forward_pre_hook(begin_here, with_kwargs=True)
     try:
         with torch.enable_grad():

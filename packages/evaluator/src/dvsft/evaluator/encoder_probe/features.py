@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageTextToText,
+)
 
 from dvsft.evaluator.predict import PATCHES, PredictError, Progress, layout_of
 from dvsft.evaluator.probe.model import EXTRACT, call_of, features_of
@@ -62,22 +68,32 @@ def open_features(
         limits = {"shortest_edge": layout.fields["min_pixels"], "longest_edge": layout.fields["max_pixels"]}
         processor.size = limits
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model: Any = AutoModel.from_pretrained(folder, dtype=dtype).to(device).eval()
+    whole = type(AutoConfig.from_pretrained(folder)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kind: Any = AutoModelForImageTextToText if whole else AutoModel
+    model = kind.from_pretrained(folder, dtype=dtype).to(device).eval()
     return features_at(processor, model, layout, place)
 
 
 def features_at(processor: Any, model: Any, layout: LayoutSpec, place: str) -> Features:
-    """Features of a model in memory, whose projector is told to pass on what it gets where `place` is "encoder"."""
-    parts = [1]
-    if place == "encoder":
-        _projector(model, layout).register_forward_hook(_pass_on(layout, parts), with_kwargs=True)
+    """Features of a model in memory, which stays as it is."""
     weight = next(model.parameters())
 
     def prepare(images: Sequence[Image.Image], **options: Any) -> Any:
         return processor(images=images, **options).to(weight.device, weight.dtype)
 
-    extract = _tower(prepare, model, layout) if _stands_alone(model) else features_of(prepare, model, layout)
-    return Features(layout, place, lambda image: extract(image).cpu(), lambda: parts[0])
+    behind = _tower(prepare, model, layout) if _stands_alone(model) else features_of(prepare, model, layout)
+    if place == "merger":
+        return Features(layout, place, lambda image: behind(image).cpu(), lambda: 1)
+    parts, projector = [1], _projector(model, layout)
+
+    def before(image: Image.Image) -> torch.Tensor:
+        hook = projector.register_forward_hook(_pass_on(layout, parts), with_kwargs=True)
+        try:
+            return behind(image).cpu()
+        finally:
+            hook.remove()
+
+    return Features(layout, place, before, lambda: parts[0])
 
 
 def _stands_alone(model: Any) -> bool:
