@@ -118,8 +118,8 @@ format: | dev  ## let ruff format and fix what it can
 	@$(DEV) run -q --no-sync ruff check --fix .
 	@$(DEV) run -q --no-sync ruff format .
 
-bench: | labels-env  ## time labeling against the bare engine
-	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
+bench: | dev  ## measure labeling: OCR backends, open shards, runs, filter; ARGS="--funsd DIR --docvqa DIR --publish"
+	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
 bench-train: | dev  ## measure training steps against a stock SFT step, and the whole loop against TRL: ARGS="--docs docs/results/benchmarks.md"
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)

@@ -169,3 +169,16 @@ def test_no_right_answer_is_cut_off(name):
     shortest = [min(answers, key=len) for answers in real_answers(name)]
     lengths = sorted(len(encoded.ids) + 1 for encoded in tokenizer.encode_batch(shortest))
     assert len(lengths) > 100 and lengths[-1] <= benchmarks.get(name).max_new_tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "images"),
+    [("docvqa", "{}_v1.0.json", "documents"), ("infographicvqa", "infographicsVQA_{}_v1.0.json", "images")],
+)
+def test_each_split_of_the_rrc_reads_its_own_file(name, file, images, tmp_path):
+    (tmp_path / images).mkdir()
+    for number, split in enumerate(("val", "test")):
+        record = {"questionId": number, "question": "?", "image": "a.png", "image_local_name": "a.png"}
+        (tmp_path / file.format(split)).write_text(json.dumps({"data": [record]}))
+    found = {one: benchmarks.load(benchmarks.get(one), {one: str(tmp_path)}) for one in (name, f"{name}-test")}
+    assert {one: samples[0].id for one, samples in found.items()} == {name: "0", f"{name}-test": "1"}
