@@ -5,9 +5,10 @@ from collections import Counter
 from itertools import pairwise, product
 
 import pytest
+from support import ROOT
 
 from dvsft.patchlabels.settings import SettingsError, build
-from dvsft.preferences.config import Config, Pairs
+from dvsft.preferences.config import Config, Pairs, load
 from dvsft.preferences.pairing import Answer, normalized, pair_answers, pair_transcriptions
 from dvsft.preferences.twins import same_but_for
 
@@ -175,3 +176,10 @@ def test_a_twin_that_moves_another_word_is_none():
     assert not same_but_for(page, drawn("one", "ten", "six", width=96), "two", "ten")
     assert not same_but_for(page, drawn("one", "ten", "ten"), "two", "ten")
     assert not same_but_for(page, drawn("one", "ten"), "two", "ten")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipelines/configs/preferences").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_shipped_settings_are_read(path):
+    assert load(path).pairs.rules
