@@ -111,6 +111,7 @@ def make_batch(device: str) -> dict[str, Tensor]:
         "pixel_values": torch.randn(4 * visual, 1536, generator=generator),
         "image_grid_thw": torch.tensor([[1, 2 * ROWS, 2 * COLS]]),
         "labels": labels,
+        "more_labels": torch.full((*ids.shape, 0), IGNORE),
         "image_index": image_index,
         "visual": ids == IMAGE_TOKEN,
     }

@@ -4,11 +4,10 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support import as_version_1
+from support import as_version_1, qwen_spec
 from trainer_fixtures import SPEC, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
@@ -76,7 +75,7 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
-    other = GridSpec(patch=14, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024 + 1).layout_spec()
+    other = qwen_spec(14, 4 * 1024, 64 * 1024 + 1)
     named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
