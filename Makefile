@@ -20,7 +20,7 @@ DEV := UV_PROJECT_ENVIRONMENT=.venv $(UV)
 .DEFAULT_GOAL := help
 .PHONY: help dev labels-env labels demo demo-pivot study study-publish filter relabel stats preview cluster-up cluster-down train \
 	evaluate schema test test-matrix test-lowest pythons lint docs format \
-	bench bench-train check-trainers corners clean clean-outputs
+	bench bench-train gpu-wheels check-trainers corners clean clean-outputs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -118,11 +118,22 @@ format: | dev  ## let ruff format and fix what it can
 	@$(DEV) run -q --no-sync ruff check --fix .
 	@$(DEV) run -q --no-sync ruff format .
 
-bench: | labels-env  ## time labeling against the bare engine
-	@$(LABELS) run -q --no-sync python benchmarks/labels.py $(ARGS)
+bench: | dev  ## measure labeling: OCR backends, open shards, runs, filter; ARGS="--funsd DIR --docvqa DIR --publish"
+	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync python benchmarks/labels.py $(ARGS)
 
-bench-train: | dev  ## measure time and memory of training steps against a stock SFT step
+bench-train: | dev  ## measure training steps against a stock SFT step, and the whole loop against TRL: ARGS="--docs docs/results/benchmarks.md"
 	@$(DEV) run -q --no-sync python benchmarks/train.py $(ARGS)
+
+WHEELS := pydantic|pydantic-core|annotated-types|typing-inspection|rapidfuzz|hjson
+gpu-wheels: | dev  ## put what a GPU machine without a network lacks into .wheels/ (docs/how-to/gpu.md)
+	@mkdir -p .wheels
+	@$(UV) pip freeze -q --python .venv/bin/python | grep -E "^($(WHEELS))==" > .wheels/versions.txt
+	@$(DEV) run -q --no-sync --with pip python -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		-d .wheels -r .wheels/versions.txt liger-kernel
+	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(DEV) run -q --no-sync --with pip --with setuptools --with wheel \
+		python -m pip wheel -q --no-deps --no-build-isolation -w .wheels \
+		$$($(UV) pip freeze -q --python .venv/bin/python | grep -E "^deepspeed==")
 
 check-trainers: | dev  ## compare the vision loss in TRL, ms-swift and LLaMA-Factory: installs each (12 GB) into out/trainers
 	@CUDA_VISIBLE_DEVICES= $(DEV) run -q --no-sync python benchmarks/trainers.py $(ARGS)

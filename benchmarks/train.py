@@ -1,7 +1,7 @@
 """One training step of SFT, DV-SFT and BASIC against transformers' own SFT step of the same model: time and peak
-memory.
+memory. Then the whole training loop, see loop.py.
 
-    python benchmarks/train.py [--repeats 5] [--out figures.json]
+    python benchmarks/train.py [--repeats 5] [--loop] [--out figures.json] [--docs docs/results/benchmarks.md]
 
 On a GPU the model has Qwen3-VL-2B's size (random weights, bfloat16); on a CPU a scaled-down size with the
 full vocabulary, float32. A step is forward and backward over one page with as many visual tokens, vision
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import loop
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -110,6 +111,7 @@ def make_batch(device: str) -> dict[str, Tensor]:
         "pixel_values": torch.randn(4 * visual, 1536, generator=generator),
         "image_grid_thw": torch.tensor([[1, 2 * ROWS, 2 * COLS]]),
         "labels": labels,
+        "more_labels": torch.full((*ids.shape, 0), IGNORE),
         "image_index": image_index,
         "visual": ids == IMAGE_TOKEN,
     }
@@ -201,8 +203,27 @@ def peak() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    loop.add_options(parser)
+    parser.add_argument("--loop", action="store_true", help="the loop alone")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--docs", type=Path, help="a page whose section between the marks of this program is replaced")
     options = parser.parse_args()
+    results, tables = {}, []
+    if not options.loop:
+        results["step"] = measure_steps(options)
+        tables.append(report(results["step"]))
+        print(tables[-1], flush=True)
+    results["loop"] = loop.measure(options)
+    tables.append(loop.table(results["loop"]))
+    print(f"\n{tables[-1]}")
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+    if options.docs:
+        write_docs(options.docs, "\n\n".join([machine(), *tables]))
+
+
+def measure_steps(options: argparse.Namespace) -> dict[str, list[float]]:
+    """Medians of seconds, the two peaks of memory and the loss, by variant."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size = QWEN3_VL_2B if device == "cuda" else SCALED_DOWN
     model = make_model(size, device)
@@ -214,20 +235,30 @@ def main() -> None:
             if repeat:  # the first round warms up
                 runs[name].append(figures)
     medians = {name: [statistics.median(x) for x in zip(*run, strict=True)] for name, run in runs.items()}
-    report(medians, device)
-    if options.out:
-        options.out.write_text(json.dumps(medians, indent=2) + "\n")
+    return medians
 
 
-def report(medians: dict[str, list[float]], device: str) -> None:
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU"
-    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| step | seconds | of stock | peak GiB | of stock | above held | of stock | loss |")
-    print("|---|---|---|---|---|---|---|---|")
+def machine() -> str:
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {time.strftime('%B %Y')}."
+
+
+def report(medians: dict[str, list[float]]) -> str:
+    lines = ["| step | seconds | of stock | peak GiB | of stock | above held | of stock | loss |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     stock = medians["stock SFT"]
     for name, figures in medians.items():
         cells = [f"{figures[k]:.2f} | {figures[k] / stock[k]:.2f}" for k in range(3)]
-        print(f"| {name} | {' | '.join(cells)} | {figures[3]:.4f} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {figures[3]:.4f} |")
+    return "\n".join(lines)
+
+
+def write_docs(page: Path, text: str) -> None:
+    """Put the tables between this program's marks."""
+    begin, end = "<!-- benchmarks/train.py -->\n", "<!-- end of benchmarks/train.py -->\n"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

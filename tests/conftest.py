@@ -29,6 +29,7 @@ SLOW_FILES = (
     "trainer/test_train",
     "labeler/test_attempts",
     "labeler/test_run",
+    "preferences/test_preferences",
     "pipelines/test_study",
     "trainer/test_resume",
     "test_end_to_end",

@@ -26,6 +26,11 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def qwen_spec(patch: int = 16, min_pixels: int = 65536, max_pixels: int = 2097152) -> LayoutSpec:
+    """The layout of a Qwen-VL whose visual tokens are 2 x 2 encoder patches."""
+    return LayoutSpec.from_grid({"patch": patch, "merge": 2, "min_pixels": min_pixels, "max_pixels": max_pixels})
+
+
 SPECS: dict[str, dict[str, Any]] = {
     "qwen_vl": {"patch_size": 16, "merge_size": 2, "min_pixels": 65536, "max_pixels": 2097152},
     "internvl": {"image_seq_length": 256, "size": 448, "min_patches": 1, "max_patches": 12},

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
-PATCH = GridSpec.from_folder(Path(__file__).parents[2] / "samples/processor").side ** 2  # px of one visual token
+SIDES = LayoutSpec.from_folder(Path(__file__).parents[2] / "samples/processor").fit(64, 64).views[0].side
+PATCH = round(SIDES[0] * SIDES[1])  # px of one visual token
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
+from dvsft.patchlabels.layout import LayoutSpec
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -138,7 +138,8 @@ def page_row(name, image, words, labels, spec):
 
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    grid = spec.fit(*image.size)
+    page_layout = spec.fit(*image.size)
+    high, wide = page_layout.grid
     order = sorted(labels)
     return {
         "id": name,
@@ -146,9 +147,9 @@ def page_row(name, image, words, labels, spec):
         "image_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
         "width": image.width,
         "height": image.height,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "visual_tokens": len(grid),
+        "rows": high,
+        "cols": wide,
+        "visual_tokens": page_layout.visual_tokens,
         "words": words,
         "patch_index": order,
         "token_id": [labels[i][0] for i in order],
@@ -168,7 +169,7 @@ def page_row(name, image, words, labels, spec):
 def write_shard(folder, pages, spec, processor_folder, dataset="squad", split="dev"):
     folder.mkdir(parents=True, exist_ok=True)
     metadata = rows.Metadata(
-        layout=spec.layout_spec(),
+        layout=spec,
         tokenizer={"name": "tiny", "sha256": rows.tokenizer_sha256(processor_folder)},
         policy={"corner": "bottom-right"},
         producer={"engine": "test"},
@@ -202,7 +203,7 @@ def labels_folder(processor_folder, tmp_path_factory):
 
     tokenizer = AutoTokenizer.from_pretrained(processor_folder)
     area = ONE_PATCH**2
-    spec = GridSpec.from_folder(processor_folder, 64 * area, 2048 * area)
+    spec = LayoutSpec.from_folder(processor_folder, 64 * area, 2048 * area)
     rng = random.Random(0)
     pages = [label_page(i, rng.choices(VOCABULARY, k=40), spec, tokenizer) for i in range(3)]
     folder = tmp_path_factory.mktemp("labels") / "squad-dev"

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from evaluator_fixtures import DATA
 
 import dvsft.evaluator
-from dvsft.evaluator import benchmarks, compare, curves, paper, predictions, report, score
+from dvsft.evaluator import benchmarks, compare, curves, files, paper, predictions, report, score
 from dvsft.evaluator.metrics import Metric
 from dvsft.evaluator.records import Sample
 
@@ -36,6 +37,7 @@ def figures(scores):
 
 BENCHMARKS = [Benchmark(
     name="squares", title="Squares", local=read, layout="counts.json", folders=("squares",), figures=figures,
+    max_new_tokens=8,
     metrics=(Metric(off_by, higher_is_better=False), METRICS["exact_match"]),
 )]
 '''
@@ -118,8 +120,7 @@ def test_transcriptions_are_drawn_over_the_scale_of_their_pages(tmp_path):
 
 def test_a_whole_page_fits_into_the_answer_of_a_transcription():
     """The longest text of the paper's kind, 850 characters, is no more tokens than characters."""
-    for entry in benchmarks.ENTRIES:
-        assert entry.max_new_tokens >= (850 if entry.scale_of else 32)
+    assert all(entry.max_new_tokens >= 850 for entry in benchmarks.ENTRIES if entry.scale_of)
 
 
 def test_the_figure_of_the_table_is_the_papers_metric():
@@ -139,3 +140,45 @@ def test_the_figure_of_the_table_is_the_papers_metric():
             "transcription-noncontextual": "normalized_edit_distance",
         }.items()
     )
+
+
+def real_answers(name):
+    """Lists of references of a benchmark's real questions."""
+    folder = DATA / name
+    if name == "squad":
+        records = json.loads((folder / "dev-240-paragraphs.json").read_text())["data"]
+        answers = [qa["answers"] for article in records for page in article["paragraphs"] for qa in page["qas"]]
+        return [[answer["text"] for answer in of_question] for of_question in answers]
+    if name == "docvqa":
+        return [record["answers"] for record in files.read_json(folder / "val-all-questions.json")]
+    if name == "chartqa":
+        groups = ("human", "augmented")
+        return [[str(r["label"])] for group in groups for r in files.read_json(folder / f"test_{group}.json")]
+    if name == "ocrvqa":
+        return [[record["gt_answers"]] for record in files.read_json(next(folder.glob("*.json")))]
+    return [record["answers"] for record in files.read_json(folder / "val.jsonl")]
+
+
+@pytest.mark.parametrize("name", ["docvqa", "squad", "chartqa", "ocrvqa", "textvqa"])
+def test_no_right_answer_is_cut_off(name):
+    if not (DATA / "qwen3-vl-processor").is_dir() or not (DATA / name).is_dir():
+        pytest.skip(f"the questions of {name} and Qwen3-VL's tokenizer are not there")
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(DATA / "qwen3-vl-processor" / "tokenizer.json"))
+    shortest = [min(answers, key=len) for answers in real_answers(name)]
+    lengths = sorted(len(encoded.ids) + 1 for encoded in tokenizer.encode_batch(shortest))
+    assert len(lengths) > 100 and lengths[-1] <= benchmarks.get(name).max_new_tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "images"),
+    [("docvqa", "{}_v1.0.json", "documents"), ("infographicvqa", "infographicsVQA_{}_v1.0.json", "images")],
+)
+def test_each_split_of_the_rrc_reads_its_own_file(name, file, images, tmp_path):
+    (tmp_path / images).mkdir()
+    for number, split in enumerate(("val", "test")):
+        record = {"questionId": number, "question": "?", "image": "a.png", "image_local_name": "a.png"}
+        (tmp_path / file.format(split)).write_text(json.dumps({"data": [record]}))
+    found = {one: benchmarks.load(benchmarks.get(one), {one: str(tmp_path)}) for one in (name, f"{name}-test")}
+    assert {one: samples[0].id for one, samples in found.items()} == {name: "0", f"{name}-test": "1"}

@@ -26,8 +26,7 @@ from dvsft.evaluator.probe.paint import probe
 from dvsft.evaluator.probe.tiny import TINY
 from dvsft.patchlabels import command, rows
 from dvsft.patchlabels.errors import DvsftError
-from dvsft.patchlabels.grid import GridSpec
-from dvsft.patchlabels.layout import Layout, View
+from dvsft.patchlabels.layout import Layout, LayoutSpec, View
 
 MODELS = {tiny.name: tiny for tiny in TINY}
 
@@ -361,7 +360,7 @@ def pages(processor_folder, labels_folder, tmp_path_factory):
     from transformers import AutoTokenizer
 
     tokenizer, root = AutoTokenizer.from_pretrained(processor_folder), tmp_path_factory.mktemp("pages")
-    spec = GridSpec.from_folder(processor_folder, 64 * 32**2, 2048 * 32**2)
+    spec = LayoutSpec.from_folder(processor_folder, 64 * 32**2, 2048 * 32**2)
     draw = random.Random(5)
     for name, first, count in (("train", 0, 12), ("test", 12, 6)):
         made = [label_page(first + i, draw.choices(VOCABULARY[:4], k=40), spec, tokenizer) for i in range(count)]

@@ -98,6 +98,27 @@ def test_sampled_answers_differ_within_a_prompt_and_repeat_with_their_seed(model
         assert answer.prompt_tokens > 64
 
 
+def test_an_answer_is_counted_up_to_its_first_end_and_is_cut_off_without_one(model_folder):
+    import torch
+
+    from dvsft.evaluator import generate
+
+    loaded = generate.load(str(model_folder))
+    word, end, other = 300, loaded.processor.tokenizer.convert_tokens_to_ids("<|im_end|>"), 301
+    loaded.model.generation_config.eos_token_id = [other, end]
+    batch = {
+        "input_ids": torch.zeros(4, 3),
+        "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]]),
+    }
+    new = torch.tensor([[word, end, end], [word, word, end], [word, word, word], [end, word, word]])
+    found = generate.read(loaded, batch, torch.cat([torch.full((4, 3), word), new], 1))
+    assert [answer.new_tokens for answer in found] == [2, 3, 3, 1]
+    assert [answer.finish for answer in found] == ["stop", "stop", "length", "stop"]
+    assert [answer.prompt_tokens for answer in found] == [2, 3, 3, 3]
+    loaded.model.generation_config.eos_token_id = None
+    assert {answer.finish for answer in generate.read(loaded, batch, new)} == {"length"}
+
+
 def test_next_tokens_of_a_batch_are_those_of_single_samples(model_folder):
     import torch
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from support import SAMPLES
+from transformers import AutoProcessor
 
 from dvsft.evaluator.probe import checkpoint, counts, table
 from dvsft.evaluator.probe.model import features_of, inner_of, switch_off_mixing
@@ -184,6 +186,24 @@ def test_a_checkpoint_is_probed_from_its_files_alone(tmp_path, capsys, monkeypat
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(wrong))
     with pytest.raises(LayoutError, match=r"processor files and config\.json of one checkpoint"):
         probe_verb([str(tmp_path)])
+
+
+def test_image_tokens_in_prompts_of_a_whole_checkpoint_are_counted(tmp_path, capsys, monkeypatch):
+    from dvsft.evaluator.cli import probe_verb
+
+    shutil.copytree(SAMPLES / "processor", tmp_path / "model")
+    config = MODELS["Qwen3-VL"]._config()
+    config.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(checkpoint, "SIZES", ((431, 389),))
+    with pytest.raises(LayoutError, match=rf"reads images at token {config.image_token_id}, its processor writes"):
+        probe_verb([str(tmp_path / "model")])
+    config.image_token_id = AutoProcessor.from_pretrained(tmp_path / "model").image_token_id
+    config.save_pretrained(tmp_path / "model")
+    assert probe_verb([str(tmp_path / "model")]) == 0
+    assert "431 x 389: 156 visual tokens, 156 in a prompt; 156 of" in capsys.readouterr().out
+    (found,) = checkpoint.run(tmp_path / "model")
+    fewer = dataclasses.replace(found, prompted=155)
+    assert found.passed and not fewer.passed and "155 in a prompt, expected 156" in fewer.line()
 
 
 def test_the_page_of_families_counts_what_it_lists(monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from evaluator_fixtures import DATA, predicted, write_run
 
-from dvsft.evaluator import benchmarks, compare, predictions, score
+from dvsft.evaluator import benchmarks, compare, predictions, report, score
 from dvsft.evaluator.records import Prediction
 from dvsft.patchlabels import command
 
@@ -242,3 +242,14 @@ def test_a_torn_last_line_is_cut_off_before_more_is_written(tmp_path):
     path.write_bytes(b"torn from the start")
     predictions.drop_torn_line(path)
     assert path.read_bytes() == b""
+
+
+def test_the_share_of_answers_that_were_cut_off_is_reported(tmp_path):
+    ends = ["stop", "length", "length", "stop", "stop", None]
+    lines = [{"id": str(n), "prediction": "1", "references": ["1"], "finish": end} for n, end in enumerate(ends)]
+    run = write_run(tmp_path / "run", {"docvqa": lines})
+    assert score.score_run(run)["docvqa"]["cut_off"] == 0.4
+    said = report.incomplete([compare.open_run(run)])
+    assert said == ["run, docvqa: 40.0% of the answers were cut off by length."]
+    unknown = write_run(tmp_path / "old", {"docvqa": lines[-1:]})
+    assert "cut_off" not in score.score_run(unknown)["docvqa"] and not report.incomplete([compare.open_run(unknown)])

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support import spec_of
+from support import qwen_spec, spec_of
 
 from dvsft.labeler.labels.assign import Policy, Tokens, assign, right_edge
 from dvsft.labeler.word import Word
-from dvsft.patchlabels.grid import GridSpec
 
-SPEC = GridSpec(16, 2, 65536, 2097152).layout_spec()
+SPEC = qwen_spec()
 POLICY = Policy(max_tokens=3, max_height=3.0, leading_space=False)
 OURS = {
     "small": replace(POLICY, min_height=9.0),

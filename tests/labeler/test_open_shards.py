@@ -48,7 +48,7 @@ def test_the_slowest_page_of_a_shard_does_not_keep_threads_from_the_next_shards(
     assert run_files(tmp_path / "out") == run_files(tmp_path / "whole")
 
 
-def test_open_shards_hold_twice_as_many_pages_as_there_are_threads_and_one_shard_more():
+def test_open_shards_hold_five_times_as_many_pages_as_there_are_threads_and_one_shard_more():
     assert [shards_at_once(threads, pages) for threads, pages in ((1, 4), (2, 256), (64, 32), (64, 256))] == [
         1,
         2,

@@ -370,3 +370,43 @@ def test_a_killed_run_resumes_and_equals_an_undisturbed_one(scored, filter_confi
     assert pipeline.main(["--config", str(config)]) == 0
     assert {path: path.stat().st_mtime_ns for path in there} == there
     assert run_files(out) == run_files(config.parent / "perplexities")
+
+
+def test_a_document_is_read_once_for_all_its_questions_and_no_perplexity_changes(scorer, monkeypatch):
+    """Pages of unlike lengths, so that documents are padded; the last has one question, and shares nothing."""
+    asked = [("Where does Ann live?", "Rome"), ("Who lives in Rome?", "Ann"), ("Since when?", "since 1994, with Bo")]
+    pages = [
+        Page(
+            f"p/{n}", text="Ann lives in Rome with Bo. " * n, qa=[qa(f"{n}{k}", *each) for k, each in enumerate(asked)]
+        )
+        for n in (1, 4, 9)
+    ]
+    pages.append(Page("p/single", text="Bo lives in Bonn.", qa=[qa("s", "Where does Bo live?", "Bonn")]))
+    model, tokens = scorer.model, []
+    hook = model.base_model.embed_tokens.register_forward_hook(lambda *call: tokens.append(call[2].shape[:2].numel()))
+    found = perplexity.score_pages(replace(scorer, batch_tokens=10**6), pages)
+    shared = sum(tokens)
+    monkeypatch.setattr(perplexity, "keeps_all", lambda model: False)
+    tokens.clear()
+    expected = perplexity.score_pages(replace(scorer, batch_tokens=10**6), pages)
+    hook.remove()
+    assert shared < 0.65 * sum(tokens)
+    for row, other in zip(found, expected, strict=True):
+        assert row.keys() == other.keys() and row["ppl_document"] != row["ppl_question"]
+        for column in ("ppl_question", "ppl_document"):
+            assert math.log(row[column]) == pytest.approx(math.log(other[column]), rel=1e-5)
+    monkeypatch.undo()
+    in_small_batches = perplexity.score_pages(replace(scorer, batch_tokens=120), pages)
+    for row, other in zip(in_small_batches, found, strict=True):
+        assert row["ppl_document"] == pytest.approx(other["ppl_document"], rel=1e-4)
+
+
+def qa(name: str, question: str, answer: str) -> dict[str, Any]:
+    return {"question_id": name, "question": question, "answers": [answer]}
+
+
+def test_a_model_whose_layers_forget_reads_documents_once_a_question():
+    sizes: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 1, "head_dim": 8}
+    sliding = Gemma2ForCausalLM(Gemma2Config(vocab_size=50, intermediate_size=8, num_key_value_heads=1, **sizes))
+    plain = Qwen3ForCausalLM(Qwen3Config(vocab_size=50, intermediate_size=8, num_key_value_heads=1, **sizes))
+    assert not perplexity.keeps_all(sliding) and perplexity.keeps_all(plain)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from PIL import Image
-from support import SPECS, spec_of
+from support import SPECS, qwen_spec, spec_of
 
 from dvsft.labeler.config import FONTS
 from dvsft.labeler.labels.assign import Policy, Tokens, assign
@@ -16,12 +16,10 @@ from dvsft.labeler.labels.render import contrast, pick_colors, render_page, undr
 from dvsft.labeler.labels.tiles import GAP
 from dvsft.labeler.page import Unusable
 from dvsft.patchlabels import image
-from dvsft.patchlabels.grid import GridSpec
 
 RENDERED = Policy(max_tokens=None, max_height=None, leading_space=False)
 
-GRID = GridSpec(16, 2, 65536, 2097152)
-SPEC = GRID.layout_spec()
+SIDE, SPEC = 32, qwen_spec()
 TEXT = "The mill, built in 1873 by Ødegård & Sons, ground rye; its wheel (6.5 m wide) stood “idle” for years. " * 3
 
 
@@ -40,8 +38,8 @@ def test_every_word_starts_on_a_patch_boundary_and_keeps_to_one_row(number):
     page = render(name=str(number))
     for word in page.words:
         x0, y0, _, y1 = word.box
-        assert x0 % GRID.side == 0
-        assert y0 // GRID.side == (y1 - 1) // GRID.side
+        assert x0 % SIDE == 0
+        assert y0 // SIDE == (y1 - 1) // SIDE
 
 
 def test_a_page_is_drawn_in_the_fonts_that_are_named():
@@ -70,14 +68,15 @@ def test_words_come_in_reading_order_with_room_between_them():
     words = render().words
     assert [word.text for word in words] == TEXT.split()
     for before, after in pairwise(words):
-        same_row = before.box[1] // GRID.side == after.box[1] // GRID.side
+        same_row = before.box[1] // SIDE == after.box[1] // SIDE
         assert after.box[0] - before.box[2] >= GAP if same_row else after.box[1] > before.box[1]
 
 
 @pytest.mark.parametrize("text", [TEXT, "tiny", " ".join(["word"] * 900), "x" * 200])
 def test_the_models_resize_leaves_the_picture_as_it_is(text):
     page = render(text)
-    assert GRID.fit(page.width, page.height).resized == (page.width, page.height)
+    rows, cols = SPEC.fit(page.width, page.height).grid or (0, 0)
+    assert (cols * SIDE, rows * SIDE) == (page.width, page.height)
     assert image.decode(page.png).size == (page.width, page.height)
 
 
@@ -141,7 +140,7 @@ def test_a_short_text_gets_a_page_of_ordinary_shape(text, number):
     """The smallest page has 64 patches; of two words it was a strip two patches wide and 32 high."""
     page = render(text, str(number))
     assert 0.8 <= page.width / page.height <= 2.2
-    assert GRID.min_pixels <= page.width * page.height <= 1.2 * GRID.min_pixels
+    assert 65536 <= page.width * page.height <= 1.2 * 65536
 
 
 def test_a_text_that_cannot_be_drawn_or_does_not_fit_is_refused():
@@ -155,14 +154,14 @@ def test_letters_higher_than_their_font_says_are_not_cut():
     for number in range(len(FONTS) * 3):
         page = render_page("ẤỖǛ ÅÇģ", SPEC, page_id=str(number), seed=0, font_sizes=[28, 28])
         for word in page.words:
-            top, bottom = word.box[1] % GRID.side, (word.box[3] - 1) % GRID.side + 1
+            top, bottom = word.box[1] % SIDE, (word.box[3] - 1) % SIDE + 1
             assert bottom - top > 20
-            assert (top, bottom) != (0, GRID.side), "the ink fills the line to both edges: it was cut"
+            assert (top, bottom) != (0, SIDE), "the ink fills the line to both edges: it was cut"
 
 
 @pytest.mark.parametrize("number", range(12))
 def test_a_text_that_fits_in_some_shape_is_drawn_in_that_shape(number):
-    narrow = GridSpec(16, 2, 65536, 65536).layout_spec()
+    narrow = qwen_spec(max_pixels=65536)
     page = render("Yes we can do this and that", str(number), narrow)
     assert page.width * page.height == 65536
 
@@ -221,7 +220,7 @@ def test_ends_of_drawn_characters_lie_between_their_ink():
 
 
 def test_another_side_draws_on_another_grid():
-    other = GridSpec(14, 2, 4 * 28 * 28, 1280 * 28 * 28).layout_spec()
+    other = qwen_spec(14, 4 * 28 * 28, 1280 * 28 * 28)
     page = render(spec=other)
     assert all(word.box[0] % 28 == 0 for word in page.words)
     assert (page.width % 28, page.height % 28) == (0, 0)

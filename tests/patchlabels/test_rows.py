@@ -2,20 +2,18 @@
 
 import io
 import json
-from dataclasses import replace
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import SAMPLES, as_version_1, draw_page
+from support import SAMPLES, as_version_1, draw_page, qwen_spec
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.layout import LayoutSpec
 
-SPEC = GridSpec(16, 2, 65536, 2097152)
+SPEC = qwen_spec()
 
 
 def page_bytes() -> bytes:
@@ -26,7 +24,7 @@ def page_bytes() -> bytes:
 
 def metadata(**changes) -> rows.Metadata:
     fields = {
-        "layout": SPEC.layout_spec(),
+        "layout": SPEC,
         "tokenizer": {"name": "own", "sha256": "ab" * 32},
         "policy": {"max_tokens": 3},
         "producer": {"engine": "none"},
@@ -106,10 +104,10 @@ def test_duckdb_opens_a_shard(shard):
 
 def test_labels_for_another_model_are_refused_with_field_values_and_cure():
     ours = metadata()
-    ours.require(layout=SPEC.layout_spec(), tokenizer_sha256="ab" * 32)
-    other = GridSpec(16, 2, 65536, 1048576)
+    ours.require(layout=SPEC, tokenizer_sha256="ab" * 32)
+    other = qwen_spec(max_pixels=1048576)
     with pytest.raises(rows.ContractError) as caught:
-        ours.require(layout=other.layout_spec(), tokenizer_sha256="cd" * 32, where="out/x")
+        ours.require(layout=other, tokenizer_sha256="cd" * 32, where="out/x")
     for part in ("out/x", "layout.max_pixels", "2097152", "1048576", "tokenizer.sha256", "make relabel"):
         assert part in str(caught.value)
 
@@ -117,9 +115,9 @@ def test_labels_for_another_model_are_refused_with_field_values_and_cure():
 def test_the_cure_names_the_run_folder_that_relabel_takes(tmp_path):
     shard = "out/labels/train/labels/docvqa-train/00000.parquet"
     with pytest.raises(rows.ContractError, match=r"make relabel FROM=out/labels/train OUT="):
-        metadata().require(layout=SPEC.layout_spec(), tokenizer_sha256="cd" * 32, where=shard)
+        metadata().require(layout=SPEC, tokenizer_sha256="cd" * 32, where=shard)
     with pytest.raises(rows.ContractError, match=r"FROM=<.*run.json> OUT="):
-        metadata().require(layout=SPEC.layout_spec(), tokenizer_sha256="cd" * 32)
+        metadata().require(layout=SPEC, tokenizer_sha256="cd" * 32)
 
 
 def test_other_parquet_is_no_label_shard(tmp_path):
@@ -142,7 +140,7 @@ def test_a_shard_of_version_1_reads_as_one_of_version_2(shard):
         {"id": f"docvqa/train/{n:03d}", "pairs": None} for n in (19, 16)
     ]
     with pytest.raises(rows.ContractError, match=r"layout.patch_size: labels 16, model 14"):
-        found.require(layout=replace(SPEC, patch=14).layout_spec(), tokenizer_sha256="ab" * 32)
+        found.require(layout=qwen_spec(14), tokenizer_sha256="ab" * 32)
 
 
 def test_a_page_whose_layout_is_no_grid_and_its_pairs_come_back():
@@ -161,9 +159,7 @@ def test_labels_of_another_family_name_both_families_and_nothing_else():
 
 def test_a_field_that_only_the_model_has_is_refused():
     with pytest.raises(rows.ContractError, match=r"layout.frames: labels None, model 2"):
-        metadata().require(
-            layout=LayoutSpec("qwen_vl", {**SPEC.layout_spec().fields, "frames": 2}), tokenizer_sha256="ab" * 32
-        )
+        metadata().require(layout=LayoutSpec("qwen_vl", {**SPEC.fields, "frames": 2}), tokenizer_sha256="ab" * 32)
 
 
 @pytest.mark.parametrize("patches", [[7, 7], [7, 3]])

@@ -2,13 +2,15 @@
 
 import random
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
+from support import ROOT
 
 from dvsft.patchlabels.settings import SettingsError, build
-from dvsft.preferences.config import Config, Pairs
+from dvsft.preferences.config import Config, Pairs, load
 from dvsft.preferences.pairing import Answer, normalized, pair_answers, pair_transcriptions
+from dvsft.preferences.twins import same_but_for
 
 TRUTH = Answer("four", 1.0)
 
@@ -157,3 +159,27 @@ def test_settings_that_cannot_work_are_refused(table, message):
 
 def test_twins_need_no_model():
     assert build({"pairs": {"rules": ["twins"]}}, Config).sampler.model == ""
+
+
+def drawn(*words, width=64):
+    """A row of words on one line, each in the cells that its length takes."""
+    edges = [sum(len(word) // 4 + 1 for word in words[:k]) for k in range(len(words) + 1)]
+    boxes = [[32 * left, 0, 32 * right, 32] for left, right in pairwise(edges)]
+    found = [{"text": word, "box": box} for word, box in zip(words, boxes, strict=True)]
+    return {"width": width, "height": 32, "words": found}
+
+
+def test_a_twin_that_moves_another_word_is_none():
+    page = drawn("one", "two", "six")
+    assert same_but_for(page, drawn("one", "ten", "six"), "two", "ten")
+    assert not same_but_for(page, drawn("one", "seventeen", "six"), "two", "seventeen")
+    assert not same_but_for(page, drawn("one", "ten", "six", width=96), "two", "ten")
+    assert not same_but_for(page, drawn("one", "ten", "ten"), "two", "ten")
+    assert not same_but_for(page, drawn("one", "ten"), "two", "ten")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipelines/configs/preferences").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_shipped_settings_are_read(path):
+    assert load(path).pairs.rules

@@ -2,10 +2,12 @@
 
 import json
 import random
+import re
 import threading
 from collections import Counter
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,9 @@ from dvsft.labeler.preview.html import write_preview
 from dvsft.patchlabels import command, image, rows
 from dvsft.patchlabels.prompts import ask
 from dvsft.preferences import stages
-from dvsft.preferences.config import Pairs
+from dvsft.preferences.config import Pairs, Sampler
 from dvsft.preferences.pairing import Answer, pair_answers
+from dvsft.preferences.samplers import open_sampler
 
 PAGES, ASKED, SAMPLED = 5, 3, 6
 TILE = 32
@@ -157,7 +160,11 @@ def test_rows_keep_their_labels_and_the_shard_says_what_made_its_pairs(labels, r
     assert stats["sampled_right.answer"] == right and f"{right / stats['sampled.answer']:.1%}" in said
     chosen = [pair["chosen"] for row in read_all(out) for pair in row["pairs"]]
     assert stats["chosen_characters"] == sum(map(len, chosen)) and stats["pairs"] == len(chosen)
-    assert "all_right" in (out / write_preview(str(out), 3)).read_text()
+    shown = Path(write_preview(str(out), 3)).read_text()
+    (drawn,) = re.findall(r"const data = (\{.*\});", shown)
+    page = json.loads(drawn)["pages"][0]
+    stored = [[one[key] for key in ("prompt", "chosen", "rejected")] for one in read_all(out)[0]["pairs"]]
+    assert "all_right" in shown and page["pairs"] == stored
 
 
 def test_a_killed_run_asks_only_what_is_missing_and_gives_the_same_bytes(reader, preferences, tmp_path):
@@ -357,6 +364,21 @@ def test_a_local_model_draws_the_same_answers_again(sampled):
     ]
     assert {len(texts) for texts in found} == {4}
     assert any(len({*texts[1:]}) > 1 for texts in found), "samples that are all alike are no samples"
+
+
+def test_a_local_model_draws_by_its_seed_and_temperature(labels, processor_model):
+    row = read_all(labels)[0]
+    picture, (_, metadata) = (
+        image.decode(row["image"]["bytes"]),
+        rows.open_shard(next(labels.glob("labels/*/*.parquet"))),
+    )
+
+    def drawn(seed, temperature=1.0):
+        settings = Sampler(model=str(processor_model), device="cpu", samples=3, temperature=temperature)
+        return [said.text for said in open_sampler(settings, metadata.layout)("Which word?", picture, seed, 3)]
+
+    assert drawn(1)[0] == drawn(2)[0] and drawn(1)[1:] != drawn(2)[1:]
+    assert len({*drawn(1, temperature=1e-4)}) == 1, "a cold draw is the greedy answer"
 
 
 def test_pairs_of_a_label_run_train_by_dpo(sampled, processor_model, tmp_path, monkeypatch):

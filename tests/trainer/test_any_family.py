@@ -69,6 +69,8 @@ def test_a_text_becomes_labels_a_checkpoint_answers_and_a_picture(folders, label
     from support import read_log
 
     from dvsft.evaluator import predictions
+    from dvsft.evaluator.cli import predict_verb
+    from dvsft.patchlabels.errors import DvsftError
     from dvsft.patchlabels.settings import build
     from dvsft.trainer.config import Config
     from dvsft.trainer.train import train
@@ -95,7 +97,12 @@ def test_a_text_becomes_labels_a_checkpoint_answers_and_a_picture(folders, label
 
     model = ["--model", str(tmp_path / "run/final")]
     patches = ["--min-patches", "16", "--max-patches", "64"]
-    asked = ["--benchmarks", "squad", "--data", str(labeled), *patches, "--out", str(tmp_path / "out")]
+    asked = ["--benchmarks", "squad", "--data", str(labeled), "--out", str(tmp_path / "out")]
+    if name in FAMILIES:
+        with pytest.raises(DvsftError, match=r"found --min-patches and --max-patches, but \w+ has no such limit"):
+            predict_verb([*model, *asked, *patches])
+    else:
+        asked += patches
     assert command.main(["predict", *model, *asked]) == 0
     said = predictions.read(predictions.files_of(tmp_path / "out", "squad"))[0]
     assert len(said) == 3 and all(answer.text is not None for answer in said)
@@ -154,6 +161,8 @@ def test_pages_texts_and_the_blank_image_of_a_batch_leave_each_other_alone(encod
         assert (image != TEXT).nonzero()[:, 0].tolist() == ([int(visual[0]), int(visual[3])] if len(visual) else [])
 
     assert_apart_is_together(supervised, encode, examples)
+    blank = int((encode.blank_batch["input_ids"] == encode.image_token).sum())
+    assert blank == {"internvl": 16, "smolvlm": 4, "gemma3": 64, "mistral3": 4, "paligemma": 64}[folder.name]
     loss, gradients = loss_and_gradients(supervised, encode, [FILLER])
     assert loss == 0 and any("vision" in name or "projector" in name or "connector" in name for name in gradients)
     assert not any(gradient.any() for gradient in gradients.values())

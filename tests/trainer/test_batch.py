@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import qwen_spec
 from trainer_fixtures import ALIKE, ROOT, SPEC, WORDS, draw_page, text_page, write_shard
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import tokenizer_sha256
 from dvsft.trainer.batch import FILLER, INSTRUCTIONS, Encoder, Example, make_example
@@ -173,20 +173,19 @@ def test_labels_of_a_real_page_stand_on_the_patches_that_show_their_words(proces
     if not folder.is_dir():
         pytest.skip("no ../shared/data/funsd")
     image = Image.open(sorted(folder.glob("*.png"))[0]).convert("RGB")
-    grid = GridSpec(patch=16, merge=2, min_pixels=65_536, max_pixels=1024 * 400)
-    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), grid.layout_spec())
-    fit = grid.fit(*image.size)
-    ink = fit.corner_patch(image.width * 0.5, image.height * 0.5)
-    assert ink is not None
-    example = Example("real", TEXT_ONLY.turns, image, len(fit), [ink], [5])
-    x0, y0, x1, y1 = fit.patch_box(ink)
+    spec = qwen_spec(max_pixels=1024 * 400)
+    encoder = Encoder(AutoProcessor.from_pretrained(processor_folder), spec)
+    fit = spec.fit(*image.size)
+    (ink,) = fit.tokens_at(image.width * 0.5, image.height * 0.5)
+    example = Example("real", TEXT_ONLY.turns, image, fit.visual_tokens, [ink], [5])
+    x0, y0, x1, y1 = fit.rects()[ink]
     painted = image.copy()
     shrink = 4  # resampling reaches a little over the edges
     inner = round(x0 + shrink), round(y0 + shrink), round(x1 - shrink), round(y1 - shrink)
     painted.paste((255, 0, 0), inner)
     batch = encoder([example])
     other = encoder([Example(**{**vars(example), "image": painted})])
-    difference = (batch["pixel_values"] - other["pixel_values"]).abs().sum(1).view(len(fit), 4).sum(1)
+    difference = (batch["pixel_values"] - other["pixel_values"]).abs().sum(1).view(fit.visual_tokens, 4).sum(1)
     assert int(difference.argmax()) == ink and (difference > 0).sum() == 1
     visual = (batch["input_ids"][0] == encoder.image_token).nonzero()[:, 0]
     assert batch["labels"][0, visual[ink]] == 5 and (batch["image_index"][0] == 0).sum() == 1

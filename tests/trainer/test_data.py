@@ -1,19 +1,17 @@
 import hashlib
 from collections import Counter
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
-from support import as_version_1
+from support import as_version_1, qwen_spec
 from trainer_fixtures import SPEC, draw_page, text_page, write_shard
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.prompts import TRANSCRIBE
 from dvsft.patchlabels.rows import ContractError, tokenizer_sha256
 from dvsft.trainer.config import ConfigError, Dataset
-from dvsft.trainer.data import Lengths, Mixture, Sample, micro_batches, pad_to_steps
+from dvsft.trainer.data import Lengths, Mixture, Sample
 from dvsft.trainer.pages import DataError, Pages
 
 
@@ -77,7 +75,7 @@ def test_reading_a_page_holds_no_more_than_its_row_group(labels, processor_folde
 
 
 def test_labels_of_another_grid_or_tokenizer_are_refused_with_the_cure(labels, processor_folder):
-    other = GridSpec(patch=14, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024 + 1).layout_spec()
+    other = qwen_spec(14, 4 * 1024, 64 * 1024 + 1)
     named = r"layout.max_pixels.*layout.patch_size: labels 16, model 14.*make relabel"
     with pytest.raises(ContractError, match=named):
         Pages([str(labels)], other, tokenizer_sha256(processor_folder))
@@ -212,21 +210,6 @@ def test_the_words_decide_a_run_that_transcribes_them_and_no_other(tmp_path, pro
         write_shard(tmp_path / "0.parquet", [page], processor_folder)
         hashes.append([mixture_of(processor_folder, (tmp_path, mode)).labels_sha256() for mode in asked])
     assert [first == other for first, other in zip(*hashes, strict=True)] == [True, True, False]
-
-
-def test_ranks_and_passes_share_out_every_sample_once():
-    numbers: Any = range(37)  # stand for samples
-    samples = pad_to_steps(list(numbers), global_batch=12)
-    assert len(samples) == 48 and samples[37:] == [None] * 11
-    settings = {"world_size": 3, "micro_batch": 2, "accumulation": 2}
-    shares = [micro_batches(samples, rank=rank, **settings) for rank in range(3)]
-    steps = [
-        sorted(str(s) for share in shares for batch in share[2 * step : 2 * step + 2] for s in batch)
-        for step in range(4)
-    ]
-    assert steps == [sorted(map(str, samples[12 * step : 12 * step + 12])) for step in range(4)]
-    for rank in range(3):
-        assert micro_batches(samples, rank=rank, first_step=3, **settings) == shares[rank][6:]
 
 
 def test_a_run_without_samples_is_refused_with_the_counts_of_its_pages(tmp_path, processor_folder):

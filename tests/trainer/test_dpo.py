@@ -14,7 +14,17 @@ import pytest
 import torch
 from support import alone
 from torch.nn import functional as F
-from trainer_fixtures import GRID, SPEC, draw_page, make_config, on_pairs, series, text_page, write_toml
+from trainer_fixtures import (
+    MAX_PIXELS,
+    MIN_PIXELS,
+    SPEC,
+    draw_page,
+    make_config,
+    on_pairs,
+    series,
+    text_page,
+    write_toml,
+)
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dvsft.trainer import branches, reference
@@ -393,7 +403,7 @@ def trl_trainer(model, folder, output):
     from trl.trainer.dpo_trainer import DPOTrainer
 
     processor = AutoProcessor.from_pretrained(folder)
-    processor.image_processor.size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
+    processor.image_processor.size = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     colors = torch.randint(0, 255, (3, 3), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [("first", "king", "mist port"), ("last", "port house", "noon"), ("second", "ash", "ice and rain")]
     rows = [

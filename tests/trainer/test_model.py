@@ -1,3 +1,8 @@
+import sys
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -165,6 +170,55 @@ def test_bfloat16_is_loaded_as_such(tiny):
     model = load_model(tiny, Model(path="", gradient_checkpointing=True))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.training and model.is_gradient_checkpointing
+
+
+def test_every_second_layer_computes_its_activations_again_and_gradients_stay_the_same(folders):
+    counts, gradients = [], []
+    for setting in (False, True, 2):
+        settings = Model(path="", dtype="float32", gradient_checkpointing=setting)
+        model: Any = load_model(folders("qwen3_vl"), settings)
+        runs = Counter[int]()
+        for number, layer in enumerate(model.model.language_model.layers):
+            layer.mlp.register_forward_pre_hook(lambda *_, runs=runs, number=number: runs.update([number]))
+        model(input_ids=torch.arange(5, 25)[None]).logits.logsumexp(-1).sum().backward()
+        counts.append([runs[number] for number in range(4)])
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert counts == [[1, 1, 1, 1], [2, 2, 2, 2], [2, 1, 2, 1]]
+    for found in gradients[1:]:
+        assert found.keys() == gradients[0].keys()
+        assert all(torch.equal(found[name], gradients[0][name]) for name in found)
+
+
+def test_liger_replaces_norms_and_gated_mlps_but_not_the_loss(tiny, monkeypatch):
+    """With stand-ins of the package's two names: its kernels need a GPU."""
+    settings, ids, given = Model(path="", dtype="float32", liger=True), torch.arange(5, 25)[None], []
+    with pytest.raises(ModelError, match=r"liger = true needs .*pip install 'dvsft-trainer\[liger\]'"):
+        load_model(tiny, settings)
+
+    class Product:
+        @staticmethod
+        def apply(gate, value):
+            given.append(gate.shape)
+            return nn.functional.silu(gate) * value
+
+    modules = {
+        "liger_kernel": SimpleNamespace(),
+        "liger_kernel.ops": SimpleNamespace(LigerSiLUMulFunction=Product),
+        "liger_kernel.transformers": SimpleNamespace(
+            _apply_liger_kernel_to_instance=lambda **given_: given.append(given_)
+        ),
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with pytest.raises(ModelError, match="found no GPU"):
+        load_model(tiny, settings)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    model: Any = load_model(tiny, settings)
+    plain: Any = load_model(tiny, Model(path="", dtype="float32"))
+    assert given[0] == {"model": model, "cross_entropy": False, "fused_linear_cross_entropy": False}
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, plain(input_ids=ids).logits)
+    assert len(given) == 1 + len(model.model.language_model.layers)
 
 
 def write_text_model(folder, processor_folder, like, hidden=64, tied=True):

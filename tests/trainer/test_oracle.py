@@ -17,7 +17,7 @@ STEPS = {
 CLIPS = {"below": 1e3, "above": 1e-6}
 """max_grad_norm far from the norm. Adam forgets the scale of gradients, unless they are as small as its epsilon."""
 SHIPPED = {
-    "deepspeed__zero_stage": 2,
+    "deepspeed__zero_stage": 1,
     "model__dtype": "bfloat16",
     "model__gradient_checkpointing": True,
     "optimizer__global_batch": 16,
@@ -44,20 +44,30 @@ def two_ranks(tiny, shard, tmp_path_factory):
     """Folder with the outputs of all two-rank runs; one start for all of them."""
     root = tmp_path_factory.mktemp("two_ranks")
     configs = {clip: steps(root / clip, tiny, shard, clip, deepspeed__zero_stage=2) for clip in CLIPS}
+    dealt = {
+        "optimizer__max_tokens": 260,
+        "optimizer__micro_batch": 1,
+        "model__gradient_checkpointing": 2,
+        "deepspeed__zero_stage": 1,
+    }
+    configs["dealt"] = steps(root / "dealt", tiny, shard, "below", **dealt)
     configs["shipped"] = make_config(root / "shipped", tiny, shard, **SHIPPED)
     launch_two_ranks([write_toml(root / f"{name}.toml", config) for name, config in configs.items()], launched=False)
     return root
 
 
-@pytest.mark.parametrize("clip", CLIPS)
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_steps_equal_a_plain_torch_loop(request, tiny, shard, tmp_path, ranks, clip):
+RUNS = [("one", "below"), ("one", "above"), ("below", "below"), ("above", "above"), ("dealt", "below")]
+
+
+@pytest.mark.parametrize(("run", "clip"), RUNS)
+def test_steps_equal_a_plain_torch_loop(request, tiny, shard, tmp_path, run, clip):
+    """With one rank and with two, by number and by a budget of tokens."""
     config = steps(tmp_path / "one", tiny, shard, clip)
-    if ranks == 1:
+    if run == "one":
         train(config)
         output = tmp_path / "one"
     else:
-        output = request.getfixturevalue("two_ranks") / clip
+        output = request.getfixturevalue("two_ranks") / run
     figures, expected = plain_loop(config, 3)
     for name in figures[0]:
         theirs = torch.tensor([step[name] for step in figures])
@@ -78,7 +88,7 @@ def test_the_passes_of_a_step_add_up_in_float32(tiny, shard, tmp_path, stage):
 
 
 def test_the_shipped_combination_follows_the_plain_loop(two_ranks, tiny, shard, tmp_path):
-    """bfloat16, ZeRO-2, gradient checkpointing and eight passes per step, against float32."""
+    """bfloat16, ZeRO-1, gradient checkpointing and eight passes per step, against float32."""
     figures, _ = plain_loop(make_config(tmp_path / "none", tiny, shard, **SHIPPED), 1)
     for name, value in figures[0].items():
         assert series(two_ranks / "shipped", name)[0] == pytest.approx(value, rel=2e-2)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_data import epoch_of, mixture_of
-from trainer_fixtures import GRID, draw_page, make_config, series, write_shard
+from trainer_fixtures import SPEC, draw_page, make_config, series, write_shard
 
 from dvsft.patchlabels import rows, shards
 from dvsft.patchlabels.errors import DvsftError
@@ -26,7 +26,7 @@ ORDER = [*range(20, 60), *range(20)]
 
 
 def pages_of(place, processor_folder, cache=None):
-    return Pages([str(place)], GRID.layout_spec(), tokenizer_sha256(processor_folder), cache=cache)
+    return Pages([str(place)], SPEC, tokenizer_sha256(processor_folder), cache=cache)
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ def preferences(shard, stage, micro_batch=None) -> dict[str, Any]:
         "model__freeze": [],
         "deepspeed__zero_stage": stage,
         "optimizer__micro_batch": micro_batch or 1 + stage % 2,
+        "optimizer__max_tokens": 200 if stage == 2 else None,
         "optimizer__global_batch": 4,
         "optimizer__max_steps": 4,
     }

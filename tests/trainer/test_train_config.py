@@ -172,9 +172,15 @@ def test_a_method_that_needs_answers_refuses_pages_without_any(tmp_path):
 
 def test_a_global_batch_that_does_not_divide_is_refused(tmp_path):
     config = load(write(tmp_path, MINIMAL + "global_batch = 64\nmicro_batch = 2\n"))
-    assert config.accumulation(4) == 8
+    config.check_batch(4)
     with pytest.raises(ConfigError, match="64 is no multiple of micro_batch x ranks = 2 x 3"):
-        config.accumulation(3)
+        config.check_batch(3)
+
+
+def test_samples_and_tokens_per_pass_are_not_both_given(tmp_path):
+    with pytest.raises(ConfigError, match=r"micro_batch = 2 beside max_tokens = 4096, .*leave out one"):
+        load(write(tmp_path, MINIMAL + "micro_batch = 2\nmax_tokens = 4096\n"))
+    load(write(tmp_path, MINIMAL + "global_batch = 64\nmax_tokens = 4096\n")).check_batch(3)
 
 
 def test_a_resolved_configuration_reads_back_the_same(tmp_path):

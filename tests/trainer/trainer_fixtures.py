@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from support import alone
+from support import alone, qwen_spec
 from tokenizers import Tokenizer
 
 from dvsft.patchlabels import rows
-from dvsft.patchlabels.grid import GridSpec
 from dvsft.patchlabels.settings import build, resolved
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +37,14 @@ WORDS = ["total", "date", "name", "tax", "sum", "paid", "from", "sent", "page", 
 ALIKE = {"text_labels": 1.0, "vision_labels": 1.0, "images": 1.0}
 """Shares: every answer token, labeled visual token and image counts one."""
 
-GRID = GridSpec(patch=16, merge=2, min_pixels=4 * 1024, max_pixels=64 * 1024)
-SPEC = GRID.layout_spec()
+SIDE, MIN_PIXELS, MAX_PIXELS = 32, 4 * 1024, 64 * 1024
+SPEC = qwen_spec(16, MIN_PIXELS, MAX_PIXELS)
 
 
-def write_shard(path, pages, processor_folder, grid=GRID, policy=None):
+def write_shard(path, pages, processor_folder, spec=SPEC, policy=None):
     """A shard of some pages; returns its path."""
     metadata = rows.Metadata(
-        layout=grid.layout_spec(),
+        layout=spec,
         tokenizer={"name": "test", "sha256": rows.tokenizer_sha256(processor_folder)},
         policy=policy or {},
         producer={"engine": "test"},
@@ -62,7 +61,7 @@ def draw_page(number, processor_folder, grid=(4, 5), labeled=True, qa=None):
     apart; each labels its patch with its first token."""
     tokenizer = Tokenizer.from_file(str(processor_folder / "tokenizer.json"))
     high, wide = grid
-    side = GRID.side
+    side = SIDE
     image = Image.new("RGB", (wide * side, high * side), "white")
     pen, font = (
         ImageDraw.Draw(image),
@@ -163,8 +162,8 @@ def make_config(output, model, labels, **changes):
         "tracker": "none",
         "model": {"path": str(model), "dtype": "float32", "gradient_checkpointing": False},
         "data": {
-            "min_pixels": GRID.min_pixels,
-            "max_pixels": GRID.max_pixels,
+            "min_pixels": MIN_PIXELS,
+            "max_pixels": MAX_PIXELS,
             "workers": 0,
             "dataset": [{"labels": [str(labels)], "questions_per_page": 2}],
         },

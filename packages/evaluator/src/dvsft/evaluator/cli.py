@@ -29,6 +29,7 @@ def parsed(add: Callable[[argparse.ArgumentParser], None], arguments: Sequence[s
 def add_predict(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--model", required=True, help="Hugging Face folder (with --endpoint: its processor, or a name)")
     add_endpoint(verb)
+    add_vllm(verb)
     verb.add_argument("--benchmarks", help=f"by comma: {', '.join(benchmarks.BENCHMARKS)}")
     add_data(verb)
     add_task(verb)
@@ -46,6 +47,14 @@ def add_endpoint(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--window", type=positive, default=64, help="requests under way at a time, default %(default)s")
     verb.add_argument("--served-name", metavar="NAME", help="the model to ask there; default: what --model says")
     verb.add_argument("--api-key-env", metavar="VARIABLE", help="environment variable that holds the server's API key")
+
+
+def add_vllm(verb: argparse.ArgumentParser) -> None:
+    own = verb.add_argument_group("vLLM in this process, installed into an environment of its own")
+    own.add_argument("--engine", choices=("local", "vllm"), default="local", help="default: %(default)s")
+    own.add_argument("--tensor-parallel", type=positive, default=1, metavar="N", help="GPUs per copy of the model")
+    own.add_argument("--data-parallel", type=positive, default=1, metavar="N", help="copies of the model")
+    own.add_argument("--max-model-len", type=positive, default=8192, help="most tokens of a prompt and its answer")
 
 
 def add_task(verb: argparse.ArgumentParser) -> None:
@@ -106,8 +115,22 @@ def add_data(verb: argparse.ArgumentParser) -> None:
 def add_patches(verb: argparse.ArgumentParser) -> None:
     fewest, most = predict.PATCHES
     which = "of an image, for models that scale it between limits"
-    verb.add_argument("--min-patches", type=int, default=fewest, help=f"{which}, default {fewest}")
-    verb.add_argument("--max-patches", type=int, default=most, help=f"{which}, default {most}")
+    verb.add_argument("--min-patches", type=int, help=f"{which}, default {fewest}")
+    verb.add_argument("--max-patches", type=int, help=f"{which}, default {most}")
+
+
+def patches_of(options: argparse.Namespace) -> tuple[int, int]:
+    """Fewest and most patches of an image. Raises DvsftError where they were given for a model that knows no such."""
+    given = {"--min-patches": options.min_patches, "--max-patches": options.max_patches}
+    named = [name for name, value in given.items() if value is not None]
+    if named and Path(options.model).is_dir():
+        spec = LayoutSpec.from_folder(options.model)
+        if "max_pixels" not in spec.fields:
+            raise DvsftError(f"found {' and '.join(named)}, but {spec.family} has no such limit; remove it")
+    fewest, most = (
+        default if value is None else value for value, default in zip(given.values(), predict.PATCHES, strict=True)
+    )
+    return fewest, most
 
 
 def data_places(values: Sequence[str]) -> dict[str, str]:
@@ -126,7 +149,7 @@ def predict_verb(arguments: Sequence[str]) -> int:
     """`dvsft predict`: a model's answers to benchmarks -> a run folder. Returns 0, or TOO_MANY_FAILED when more answers
     than --max-failed are errors."""
     options = parsed(add_predict, arguments)
-    patches, tags = (options.min_patches, options.max_patches), dict(map(tag_of, options.tag))
+    patches, tags = patches_of(options), dict(map(tag_of, options.tag))
     if not options.benchmarks and not options.task:
         raise DvsftError("found nothing to predict, expected --benchmarks NAMES or --task FILE.jsonl --scorer NAME")
     names = tuple(benchmarks.get(name).name for name in (options.benchmarks or "").split(",") if name)
@@ -141,7 +164,7 @@ def predict_verb(arguments: Sequence[str]) -> int:
     )
     plan.samples  # noqa: B018  data that is missing is named before a model is loaded or a server asked
     served, makers = answerers(options, patches)
-    settings = predict.run_settings(options.model, options.endpoint, patches, tags, served)
+    settings = predict.run_settings(options.model, options.endpoint, patches, tags, served, options.engine)
     predict.predict(plan, settings, makers)
     failed = predict.failures(options.out, plan.benchmarks, options.max_failed)
     for sentence in failed:
@@ -165,6 +188,8 @@ Makers = list[Callable[[], predict.Engine]]
 
 def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Mapping[str, Any] | None, Makers]:
     """What an endpoint says about its model, and a maker of an answerer per process. Only a local model needs torch."""
+    if options.endpoint and options.engine == "vllm":
+        raise DvsftError("found --engine vllm with --endpoint; a served model is asked without --engine")
     if not options.endpoint and (options.served_name or options.api_key_env):
         raise DvsftError("found --served-name or --api-key-env without --endpoint; give --endpoint URL")
     if options.endpoint:
@@ -173,6 +198,14 @@ def answerers(options: argparse.Namespace, patches: tuple[int, int]) -> tuple[Ma
         name = options.served_name or options.model
         asked = endpoint.connect(options.endpoint, name, sent_as(options.model, patches), api_key(options))
         return asked.served, [partial(asked.engine, options.window)]
+    if options.engine == "vllm":
+        from dvsft.evaluator import offline_vllm
+
+        parallel = offline_vllm.Parallel(options.tensor_parallel, options.data_parallel)
+        return None, [
+            partial(offline_vllm.open_engine, options.model, patches, parallel, copy, options.max_model_len)
+            for copy in range(parallel.data)
+        ]
     from dvsft.evaluator import generate
 
     devices = options.devices.split(",") if options.devices else generate.devices()

@@ -67,7 +67,17 @@ def open_engine(folder: str, device: str, patches: tuple[int, int]) -> Engine:
 
 
 def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -> LocalModel:
-    """A model folder on a device: bfloat16 on accelerators, float32 on the CPU.
+    """A model folder on a device: bfloat16 on accelerators, float32 on the CPU. patches: as of `open_processor`."""
+    processor, layout = open_processor(folder, patches)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    model = model.to(device).eval()
+    model.generation_config = greedy(model, processor)
+    return LocalModel(model, processor, layout)
+
+
+def open_processor(folder: str, patches: tuple[int, int]) -> tuple[Any, LayoutSpec]:
+    """The processor of a model folder, and its layout.
 
     patches: fewest and most patches of an image, for models that scale it between limits; set on the processor. What
     the processor makes of a probe image is checked for all.
@@ -86,11 +96,7 @@ def load(folder: str, device: str = "cpu", patches: tuple[int, int] = PATCHES) -
         processor.image_processor.size = limits
     processor.tokenizer.padding_side = "left"  # right padding breaks generate
     check_layout(processor, layout)
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
-    model = model.to(device).eval()
-    model.generation_config = greedy(model, processor)
-    return LocalModel(model, processor, layout)
+    return processor, layout
 
 
 def check_layout(processor: Any, layout: LayoutSpec) -> None:
@@ -146,12 +152,24 @@ def inputs(processor: Any, prompts: Sequence[str], images: Sequence[Image.Image]
 
 def inputs_of_texts(processor: Any, texts: Sequence[str], images: Sequence[Image.Image]) -> Any:
     """The same for conversations that the chat template has written."""
-    first = processor.tokenizer.bos_token
-    special = not (first and texts[0].startswith(first))  # some chat templates write it themselves
     nested = [[image] for image in images]
+    special = adds_special(processor, texts[0])
     batch = processor(text=texts, images=nested, padding=True, return_tensors="pt", add_special_tokens=special)
     batch.pop("labels", None)  # a processor of prefixes makes some for a suffix that is not there
     return batch
+
+
+def adds_special(processor: Any, text: str) -> bool:
+    """Whether the tokenizer is to add its first token: some chat templates write it themselves."""
+    first = processor.tokenizer.bos_token
+    return not (first and text.startswith(first))
+
+
+def prompt_ids(processor: Any, prompt: str) -> list[int]:
+    """The tokens of a prompt about one image, before the image's token becomes many."""
+    text = chat(processor, prompt)
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=adds_special(processor, text))["input_ids"]
+    return ids
 
 
 def encode(loaded: LocalModel, prompts: Sequence[str], images: Sequence[Image.Image]) -> Any:

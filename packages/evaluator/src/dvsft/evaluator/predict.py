@@ -164,7 +164,8 @@ def begin(plan: Plan, settings: Mapping[str, Any]) -> None:
     content["tasks"] = {plan.task.name: plan.task.record()} if plan.task else {}
     if (plan.run / "run.json").exists():
         before = predictions.settings(plan.run)
-        fixed = ("model", "fingerprint", "endpoint", "served", "patches", "instruction", "limit")
+        before.setdefault("engine", content.get("engine"))  # runs begun before there were several
+        fixed = ("model", "fingerprint", "engine", "endpoint", "served", "patches", "instruction", "limit")
         differing = [
             f"{name}: found {before.get(name)!r}, expected {content.get(name)!r}"
             for name in fixed
@@ -309,12 +310,14 @@ def run_settings(
     patches: tuple[int, int],
     tags: Mapping[str, str],
     served: Mapping[str, Any] | None = None,
+    engine: str = "local",
 ) -> dict[str, Any]:
     """What run.json records of a run. tags: the coordinates of this run in a sweep (epoch, beta ...). served: what
     the endpoint says of the model that is asked."""
     return {
         "model": model,
         "fingerprint": fingerprint(Path(model)) if Path(model).is_dir() else None,
+        "engine": engine,
         "endpoint": endpoint,
         "served": dict(served) if served else None,
         "patches": list(patches),

@@ -82,6 +82,10 @@ def incomplete(runs: Sequence[Run]) -> list[str]:
         for name, judged in run.judged.items():
             if run.settings.get("limit"):
                 notes.append(f"{run.name}, {name}: only the first {run.settings['limit']} samples were asked for.")
+            if judged.figures.cut_off:
+                notes.append(
+                    f"{run.name}, {name}: {percent(judged.figures.cut_off)} of the answers were cut off by length."
+                )
             if judged.missing:
                 notes.append(f"{run.name}, {name}: {judged.missing} samples have no prediction yet.")
             for kind, found in {"failed": judged.figures.failed, "skipped": judged.skipped}.items():

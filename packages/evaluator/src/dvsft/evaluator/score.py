@@ -65,6 +65,8 @@ class Figures:
     scorer_set: str
     failed: Mapping[str, int]
     """Predictions that failed, by reason."""
+    cut_off: float | None
+    """Share of the answers that reached the most tokens; None where none says how it ended."""
     metrics: Mapping[str, Summary]
     """The first is the benchmark's one figure."""
     groups: Parts | None
@@ -167,11 +169,18 @@ def figures(benchmark: Benchmark, scores: Sequence[Score], scorer_set: str = "of
         benchmark=benchmark.name,
         scorer_set=scorer_set,
         failed=dict(Counter(score.prediction.reason for score in scores if score.prediction.error)),
+        cut_off=cut_off([score.prediction for score in scores]),
         metrics={metric.name: summary(scores, metric.name, weight) for metric in benchmark.metrics},
         groups=parts(benchmark, scores, lambda group: group) if benchmark.grouped else None,
         categories=parts(benchmark, scores, benchmark.category) if benchmark.category else None,
         official=benchmark.figures(scores),
     )
+
+
+def cut_off(predictions: Sequence[Prediction]) -> float | None:
+    """The share of "length" among the answers that say why they ended."""
+    ended = [prediction.finish for prediction in predictions if prediction.finish]
+    return ended.count("length") / len(ended) if ended else None
 
 
 def parts(benchmark: Benchmark, scores: Sequence[Score], part: Callable[[str], str]) -> Parts:

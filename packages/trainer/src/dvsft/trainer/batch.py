@@ -85,6 +85,9 @@ class Example:
         return messages
 
 
+CUTTING = ("do_image_splitting", "do_pan_and_scan")
+"""Settings of image processors that may be switched off for one call."""
+
 FILLER = Example(id="filler", turns=(("", ""),), supervised=False)
 
 
@@ -243,11 +246,11 @@ class Encoder:
             batch["reference"] = reference.view(-1, 2)
         return batch
 
-    def _process(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """What the model takes, all that the processor makes. Each text has its list of images, which may be empty:
-        some processors count them text by text."""
+    def _process(self, examples: Sequence[Example], **images: bool) -> dict[str, Tensor]:
+        """What the model takes, all that the processor makes. images: settings of its image part. Each text has its
+        list of images, which may be empty: some processors count them text by text."""
         pictures = [[example.image] if example.visual_tokens else [] for example in examples]
-        options = dict(self._options)
+        options = self._options | images
         if "mm_token_type_ids" in self.processor.model_input_names:
             options["return_mm_token_type_ids"] = True
         encoded = self.processor(
@@ -268,7 +271,8 @@ class Encoder:
 
     @cached_property
     def blank_batch(self) -> dict[str, Tensor]:
-        return self._process([self._blank])
+        """The blank page, in one piece where the processor would cut it."""
+        return self._process([self._blank], **{name: False for name in CUTTING if self.spec.fields.get(name)})
 
     def _with_blank_image(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch without images plus a blank one that no position attends to, left of its first sample: ranks must all

@@ -63,18 +63,17 @@ def refuse_other_run(output: Path, resume: bool) -> None:
         raise ResumeError(f"{output}/state has no run.json beside it that says whose it is; choose another output")
 
 
-def save_state(engine: Any, folder: Path, step: int) -> None:
-    """Save the engine after `step` steps and forget the state before. A run killed meanwhile resumes from the state
-    before. Frozen weights stay out: they are the base checkpoint's, as their hash in run.json proves."""
+def save_state(engine: Any, folder: Path, step: int, keep: int = 1) -> None:
+    """Save the engine after `step` steps and forget all but the last `keep` states. A run killed meanwhile resumes from
+    the state before. Frozen weights stay out: they are the base checkpoint's, as their hash in run.json proves."""
     tag = f"step-{step}"
     hook = engine.module.register_state_dict_post_hook(_drop_frozen)  # DeepSpeed keeps those with two names (tied)
     engine.save_checkpoint(str(folder), tag=tag, exclude_frozen_parameters=True)
     hook.remove()
     if distributed.get_rank() == 0:
         write_json(folder / "resume.json", {"step": step})
-        for old in folder.glob("step-*"):
-            if old.name != tag:
-                shutil.rmtree(old)
+        for old in sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))[:-keep]:
+            shutil.rmtree(old)
     distributed.barrier()
 
 
@@ -129,6 +128,20 @@ def export(engine: Any, base: Path, folder: Path, lora: Lora | None, card: str) 
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
     distributed.barrier()
+
+
+def push(folder: Path, name: str, inside: str) -> None:
+    """Upload an export to the hub, into the folder `inside` of the repository, "" for its root. A hub that does not
+    take it costs a message, not the run."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, path_in_repo=inside, commit_message=folder.name)
+    except Exception as error:  # the client raises its own, its transport's and OS errors
+        cure = f"hf upload {name} {folder} {inside or '.'}"
+        print(f"the hub did not take {folder}: {error}; the run goes on, upload it by hand: {cure}")
 
 
 def copy_processor(base: Path, folder: Path) -> None:

@@ -44,8 +44,11 @@ class Model(Settings):
     """Number format of weights and activations."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """The implementation of attention, in transformers' names."""
-    gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: bool | Count = True
+    """Compute activations again in the backward pass: less memory, up to a third more time. A number N does so in every
+    N-th layer alone."""
+    liger: bool = False
+    """Liger's kernels for norms, rotary embeddings and gated MLPs, on GPUs; needs the extra dvsft-trainer[liger]."""
     lora: Lora | None = None
     """Train a LoRA in place of the weights."""
 
@@ -126,6 +129,9 @@ class Optimizer(Settings):
     """Samples per step over all ranks; accumulation follows from it, micro_batch and the number of ranks."""
     micro_batch: Count = 1
     """Samples per rank and forward pass."""
+    max_tokens: Count | None = None
+    """Tokens per rank and forward pass, padding included, in place of micro_batch: samples of like length share a pass,
+    and ranks get the same work. A longer sample is a pass of its own."""
     epochs: Count = 1
     """Times every page is seen."""
     warmup_ratio: Share = 0.03
@@ -136,6 +142,15 @@ class Optimizer(Settings):
     """Longer gradients are scaled to this norm; 0 clips none."""
     max_steps: Count | None = None
     """End after so many steps, by default after all epochs."""
+
+    @model_validator(mode="after")
+    def _one_way_to_deal(self) -> Optimizer:
+        if self.max_tokens is not None and self.micro_batch != 1:
+            raise ConfigError(
+                f"micro_batch = {self.micro_batch} beside max_tokens = {self.max_tokens}, which decides how many "
+                "samples a pass holds; leave out one of them"
+            )
+        return self
 
 
 class DeepSpeed(Settings):
@@ -161,7 +176,23 @@ class Checkpoint(Settings):
     export_at: tuple[Positive, ...] = ()
     """Epochs (0.2, 0.4 ...) at which a Hugging Face folder is written."""
     resume_every: Count = 200
-    """Steps between the states that --resume starts from; the last one is kept."""
+    """Steps between the states that --resume starts from."""
+    keep: Count = 1
+    """So many of the last states are kept."""
+    push_to: str = ""
+    """OWNER/NAME on the hub: every folder that is written goes there too, the last one to its root, others into folders
+    of their names. A repository that is not there yet is made private. "" uploads nothing."""
+
+
+class HeldOut(Settings):
+    """The loss on pages that are not trained on, during a run; they are asked as the first of data.dataset."""
+
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders or globs of label shards, as in data.dataset."""
+    every: Count = 100
+    """Steps between measurements; the last step is one too."""
+    pages: Count | None = 256
+    """At most so many of the pages, the same each time."""
 
 
 class Config(Settings):
@@ -176,6 +207,7 @@ class Config(Settings):
     """What is learned: the table's other keys are those of the method that `name` names."""
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpoint = Checkpoint()
+    held_out: HeldOut | None = None
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where figures go besides log.jsonl."""
     seed: Whole = 0
@@ -196,20 +228,24 @@ class Config(Settings):
                 f'data.dataset.ask = "{other[0]}", and method.name = "{self.method.name}" learns from pairs; set ask = '
                 '"pairs", with label shards whose rows have the column pairs'
             )
+        if self.held_out and self.method.pairs:
+            raise ConfigError(
+                f'method.name = "{self.method.name}" compares with the model before its first step, which is measured '
+                "on the run's own pairs alone; take out held_out"
+            )
         epochs = self.optimizer.epochs
         if not all(epoch <= epochs for epoch in self.checkpoint.export_at):
             raise ConfigError(f"expected checkpoint.export_at in (0, {epochs}], found {self.checkpoint.export_at}")
         return self
 
-    def accumulation(self, world_size: int) -> int:
-        """Forward passes per rank and step. Raises ConfigError where the global batch does not divide."""
+    def check_batch(self, world_size: int) -> None:
+        """Raises ConfigError where the passes of all ranks do not make up the global batch."""
         samples = self.optimizer.micro_batch * world_size
-        if self.optimizer.global_batch % samples:
+        if self.optimizer.max_tokens is None and self.optimizer.global_batch % samples:
             raise ConfigError(
                 f"optimizer.global_batch = {self.optimizer.global_batch} is no multiple of micro_batch x "
                 f"ranks = {self.optimizer.micro_batch} x {world_size}; change global_batch or micro_batch"
             )
-        return self.optimizer.global_batch // samples
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

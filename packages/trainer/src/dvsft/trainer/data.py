@@ -59,6 +59,7 @@ class Mixture:
         cache: GroupCache | None = None,
     ):
         self.datasets, self.spec, self.lengths = datasets, spec, lengths
+        self.tokenizer_sha256, self.cache = tokenizer_sha256, cache
         asked = [NOTHING if dataset.vision_only else ASKED[dataset.ask] for dataset in datasets]
         self.pages = [
             Pages(dataset.labels, spec, tokenizer_sha256, how, cache)
@@ -70,6 +71,10 @@ class Mixture:
         most = [dataset.max_pages or len(pages) for dataset, pages in zip(datasets, self.usable, strict=True)]
         if over := sum(max(0, len(pages) - n) for pages, n in zip(self.usable, most, strict=True)):
             self.dropped["over_max_pages"] = over
+
+    def of(self, datasets: Sequence[Dataset], usable: Callable[[str], bool]) -> Mixture:
+        """Other datasets for the same model."""
+        return Mixture(datasets, self.spec, self.tokenizer_sha256, usable, self.lengths, self.cache)
 
     def epoch(self, seed: int, epoch: int, max_length: int) -> tuple[list[Sample], Counter[str]]:
         """The samples of one epoch, shuffled, and how many were dropped by reason. Raises ConfigError where none is
@@ -165,19 +170,3 @@ def pad_to_steps(samples: Sequence[Sample], global_batch: int) -> list[Sample | 
     """Samples filled up with None (an empty sample that carries no label) to whole steps: the last step is
     smaller, nothing is lost."""
     return [*samples, *[None] * (-len(samples) % global_batch)]
-
-
-def micro_batches(
-    samples: Sequence[Sample | None],
-    *,
-    rank: int,
-    world_size: int,
-    micro_batch: int,
-    accumulation: int,
-    first_step: int = 0,
-) -> list[Sequence[Sample | None]]:
-    """The batches of one rank from step `first_step` on, `accumulation` of them a step."""
-    per_pass = micro_batch * world_size
-    first_pass, passes = first_step * accumulation, len(samples) // per_pass
-    starts = (k * per_pass + rank * micro_batch for k in range(first_pass, passes))
-    return [samples[start : start + micro_batch] for start in starts]

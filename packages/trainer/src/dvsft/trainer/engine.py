@@ -41,9 +41,8 @@ def start_processes() -> tuple[int, int, torch.device]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size(), device
 
 
-def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
-    """What DeepSpeed is told; everything else is its default. Raises ConfigError where batches do not
-    divide."""
+def deepspeed_config(config: Config, accumulation: int) -> dict[str, Any]:
+    """What DeepSpeed is told; everything else is its default. accumulation: passes per rank and step."""
     optimizer, offload = config.optimizer, config.deepspeed.offload
     zero: dict[str, Any] = {"stage": config.deepspeed.zero_stage}
     if offload != "none":
@@ -52,18 +51,17 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": optimizer.micro_batch,
-        "gradient_accumulation_steps": config.accumulation(world_size),
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.max_grad_norm,
         "bf16": {"enabled": config.model.dtype == "bfloat16"},
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "optimizer": {
             "type": "AdamW",
-            # torch's AdamW: DeepSpeed's own are compiled at the first start
             "params": {
                 "lr": optimizer.learning_rate,
                 "weight_decay": optimizer.weight_decay,
-                "torch_adam": True,
+                **_adam(offload != "none"),
             },
         },
         "steps_per_print": 10**9,
@@ -73,7 +71,15 @@ def deepspeed_config(config: Config, world_size: int) -> dict[str, Any]:
     return settings
 
 
-def start_engine(model: nn.Module, config: Config, world_size: int, steps: int) -> Any:
+def _adam(offloaded: bool) -> dict[str, bool]:
+    """Which AdamW: torch's, on a GPU fused; for states in main memory beside a GPU DeepSpeed's, compiled at the
+    first start. The latter two have not been run."""
+    if not torch.cuda.is_available():
+        return {"torch_adam": True}
+    return {"torch_adam": False} if offloaded else {"torch_adam": True, "fused": True}
+
+
+def start_engine(model: nn.Module, config: Config, accumulation: int, steps: int) -> Any:
     """The engine over the model's trainable parameters, with warm-up and a cosine to zero over `steps`
     steps."""
     import deepspeed
@@ -83,7 +89,7 @@ def start_engine(model: nn.Module, config: Config, world_size: int, steps: int) 
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=[parameter for parameter in model.parameters() if parameter.requires_grad],
-        config=deepspeed_config(config, world_size),
+        config=deepspeed_config(config, accumulation),
         lr_scheduler=lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps),
     )
     return engine
@@ -120,7 +126,9 @@ def backward_and_step(engine: Any, loss: Tensor) -> float | None:
     """The second half of a pass. Returns the norm of the step's gradient before it was clipped, from the last pass of a
     step alone; a norm that is not finite may be inf, nan or -1, DeepSpeed's sign of either."""
     engine.backward(loss)
-    last, told = engine.is_gradient_accumulation_boundary(), hasattr(engine.optimizer, "_global_grad_norm")
+    last = engine.is_gradient_accumulation_boundary()
+    # with ZeRO 1 in bfloat16 the name is there from the first step on, and parameters hold the last pass's gradient
+    told = hasattr(engine.optimizer, "_global_grad_norm") or bool(engine.zero_optimization_stage())
     norm = None
     if last and not told:  # float32 without ZeRO: DeepSpeed clips in step() and keeps the norm to itself
         grads = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]

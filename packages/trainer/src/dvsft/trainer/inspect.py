@@ -15,10 +15,10 @@ from dvsft.patchlabels import settings, webpage
 from dvsft.patchlabels.layout import Layout
 from dvsft.trainer.batch import Encoder, Example, make_example
 from dvsft.trainer.config import load
-from dvsft.trainer.data import micro_batches
+from dvsft.trainer.dealing import passes_of
 from dvsft.trainer.model import local_folder
 from dvsft.trainer.plan import make_plan
-from dvsft.trainer.train import open_data
+from dvsft.trainer.train import deal_plan, open_data
 from dvsft.visionloss.loss import IGNORE
 
 
@@ -70,14 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     config = load(options.config, options.overrides)
     mixture, encoder = open_data(config, local_folder(config.model.path))
-    batches: Any = micro_batches(
-        make_plan(config, mixture).samples,
-        rank=0,
-        world_size=1,
-        micro_batch=config.optimizer.micro_batch,
-        accumulation=config.accumulation(1),
-        first_step=options.step - 1,
-    )
+    steps = deal_plan(config, mixture, encoder, make_plan(config, mixture).samples, ranks=1)
+    batches = passes_of(steps, 0, first_step=options.step - 1)
     if not batches:
         parser.error(f"step {options.step} is beyond the run")
     examples = [make_example(mixture, sample) for sample in batches[0]]

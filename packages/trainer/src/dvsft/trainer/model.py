@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.activations import SiLUActivation
 
 from dvsft.patchlabels import rows
 from dvsft.patchlabels.layout import LayoutSpec
@@ -68,12 +70,50 @@ def load_model(folder: Path, settings: config.Model, seed: int = 0) -> nn.Module
         raise ModelError(str(error)) from error
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_every(model, int(settings.gradient_checkpointing))
+    if settings.liger:
+        use_liger(model)
     freeze(model, settings.freeze)
     if settings.lora:
         torch.manual_seed(seed)
         add_lora(model, settings.lora, settings.freeze)
     training: nn.Module = model.train()
     return training
+
+
+def use_liger(model: Any) -> None:
+    """Put Liger's kernels into a model: what its package has for the model type but the loss, and its product of gate
+    and value into every gated MLP. Has been run with stand-ins alone: the kernels need a GPU. Raises ModelError without
+    one or without the package."""
+    try:
+        from liger_kernel.ops import LigerSiLUMulFunction
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ModelError(
+            f"model.liger = true needs Liger's kernels: {error}; pip install 'dvsft-trainer[liger]'"
+        ) from error
+    if not torch.cuda.is_available():
+        raise ModelError("model.liger = true found no GPU, which its kernels need; set model.liger = false")
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+    for module in model.modules():
+        names = {name for name, _ in module.named_children()}
+        if {"gate_proj", "up_proj", "down_proj"} <= names and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+            module.forward = partial(_gated, module, LigerSiLUMulFunction.apply)
+
+
+def _gated(mlp: Any, product: Callable[[Tensor, Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """What a gated MLP puts out. product: (a, b) -> silu(a) * b."""
+    output: Tensor = mlp.down_proj(product(mlp.gate_proj(hidden), mlp.up_proj(hidden)))
+    return output
+
+
+def _checkpoint_every(model: nn.Module, n: int) -> None:
+    """Of every stack of layers only each n-th computes its activations again."""
+    for stack in model.modules():
+        layers: Any = stack if isinstance(stack, nn.ModuleList) else ()
+        for number, layer in enumerate(layers):
+            if getattr(layer, "gradient_checkpointing", False):
+                layer.gradient_checkpointing = number % n == 0
 
 
 def family(model: Any) -> Family:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ FREE = (
     "config.data.cache",
     "config.data.cache_gib",
     "config.checkpoint.resume_every",
+    "config.checkpoint.keep",
+    "config.checkpoint.push_to",
+    "config.held_out.labels",
+    "config.held_out.every",
+    "config.held_out.pages",
 )
 """Settings that change nothing a run learns."""
 
@@ -50,11 +55,18 @@ def describe(
         "exports": plan.exports,
         "parameters": {part: counts._asdict() for part, counts in audit(model.model).items()},
         "frozen_sha256": frozen,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
         "git_commit": git_commit(Path(__file__)),
     }
     read_back: dict[str, Any] = json.loads(json.dumps(record))
     return read_back
+
+
+def version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs from PYTHONPATH alone
+        return "unknown"
 
 
 def differences(first: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -68,8 +68,9 @@ class Log:
         self._bar.update()
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Most memory this process has held: of the GPU, or resident on a CPU."""
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most memory this process has held, in GiB: of the GPU, and what it has reserved there, or resident on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        held, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        return {"memory_gib": held / 2**30, "reserved_gib": reserved / 2**30}
+    return {"memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}

@@ -12,7 +12,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,8 @@ from dvsft.trainer.batch import Encoder, Reference, make_example
 from dvsft.trainer.cache import GroupCache
 from dvsft.trainer.card import model_card
 from dvsft.trainer.config import Config, load
-from dvsft.trainer.data import Mixture, Sample, micro_batches
+from dvsft.trainer.data import Mixture, Sample, pad_to_steps
+from dvsft.trainer.dealing import Pass, Step, deal, passes_of
 from dvsft.trainer.families import ModelError, family_of, model_type_in
 from dvsft.trainer.methods import Method
 from dvsft.trainer.model import SupervisedModel, hash_frozen, load_model, load_processor, local_folder
@@ -36,7 +36,7 @@ from dvsft.trainer.pages import DataError
 from dvsft.trainer.plan import Plan, make_plan
 from dvsft.trainer.record import describe
 from dvsft.trainer.reference import Measured, get_reference, measure_pairs
-from dvsft.trainer.track import Log, peak_memory_gib
+from dvsft.trainer.track import Log, peak_memory
 from dvsft.visionloss.loss import IGNORE
 
 Passes = Iterator[dict[str, Tensor] | DataError]
@@ -55,8 +55,11 @@ def train(config: Config, resume: bool = False) -> None:
 
     mixture, encoder = open_data(config, base, GroupCache(config.data.cache, config.data.cache_gib))
     plan = make_plan(config, mixture)
+    steps = deal_plan(config, mixture, encoder, plan.samples, world_size)
+    accumulation = len(steps[0])
+    held_out = HeldOutPages(config, mixture, encoder) if config.held_out else None
     model = SupervisedModel(load_model(base, config.model, config.seed), config.method)
-    engine = engines.start_engine(model, config, world_size, plan.steps)
+    engine = engines.start_engine(model, config, accumulation, plan.steps)
     frozen = hash_frozen(engine.module)
 
     def begin() -> tuple[dict[str, Any], int]:
@@ -71,11 +74,13 @@ def train(config: Config, resume: bool = False) -> None:
         checkpoint.load_state(engine, output / "state", done)
     log = Log(output, config.tracker, record, done) if rank == 0 else None
 
-    accumulation, saved = config.accumulation(world_size), done
+    saved = done
     reference = find_reference(engine, config, base, mixture, encoder, plan, done) if config.method.pairs else {}
-    passes = load_batches(config, mixture, encoder, plan, rank, world_size, done, reference)
+    passes = load_batches(config, mixture, encoder, passes_of(steps, rank, done), accumulation, reference)
     for step in range(done + 1, plan.steps + 1):
         figures = train_step(engine, passes, accumulation, config.method, device)
+        if held_out and (step % held_out.every == 0 or step == plan.steps):
+            figures |= held_out.measure(engine)
         check_finite(figures, step, saved)
         if log:
             log(figures, step)
@@ -84,11 +89,15 @@ def train(config: Config, resume: bool = False) -> None:
             name = plan.exports[step]
             card = model_card(record, name, step, encoder.answer_type is None)
             checkpoint.export(engine, base, output / name, config.model.lora, card)
+            if config.checkpoint.push_to and rank == 0:
+                checkpoint.push(output / name, config.checkpoint.push_to, "" if step == plan.steps else name)
         if step % config.checkpoint.resume_every == 0 and step < plan.steps:
-            checkpoint.save_state(engine, output / "state", step)
+            checkpoint.save_state(engine, output / "state", step, config.checkpoint.keep)
             saved = step
     checkpoint.remove_state(output / "state")
     mixture.forget()
+    if held_out:
+        held_out.mixture.forget()
 
 
 def check_frozen(engine: Any, frozen: str, device: torch.device) -> None:
@@ -123,15 +132,12 @@ def find_reference(
         raise DataError(f"two preference pairs have the id {twice}; expected one of each")
 
     def measure() -> Measured:
-        width = config.optimizer.micro_batch * ranks
-        padded = replace(plan, samples=[*samples, *[None] * (-len(samples) % width)])
-        chunks = micro_batches(
-            padded.samples, rank=rank, world_size=ranks, micro_batch=config.optimizer.micro_batch, accumulation=1
-        )
+        whole = pad_to_steps(samples, config.optimizer.global_batch)
+        steps = deal_plan(config, mixture, encoder, whole, ranks)
+        chunks = passes_of(steps, rank)
         names = [[mixture.pair_id(sample) for sample in chunk if sample] for chunk in chunks]
-        return measure_pairs(
-            engine, names, load_batches(config, mixture, encoder, padded, rank, ranks, 0), engine.device
-        )
+        passes = load_batches(config, mixture, encoder, chunks, len(steps[0]))
+        return measure_pairs(engine, names, passes, engine.device)
 
     return get_reference(Path(config.output) / "reference.parquet", base, ids, measure, done)
 
@@ -144,37 +150,42 @@ def open_data(config: Config, base: Path, cache: GroupCache | None = None) -> tu
     return Mixture(config.data.dataset, spec, tokenizer_sha256, encoder.usable, encoder.lengths(), cache), encoder
 
 
+def deal_plan(
+    config: Config, mixture: Mixture, encoder: Encoder, samples: Sequence[Sample | None], ranks: int
+) -> list[Step]:
+    """The steps of a plan's samples. Raises ConfigError where the global batch does not divide."""
+    config.check_batch(ranks)
+    rows = 2 if encoder.pairs and not encoder.shared else 1
+    settings = config.optimizer
+    return deal(samples, settings.global_batch, ranks, settings, lambda sample: rows * mixture.length(sample))
+
+
 def load_batches(
     config: Config,
     mixture: Mixture,
     encoder: Encoder,
-    plan: Plan,
-    rank: int,
-    world_size: int,
-    done: int,
+    passes: Sequence[Pass],
+    accumulation: int,
     reference: Reference | None = None,
 ) -> Passes:
-    """The batches of this rank after `done` steps, made ahead by worker processes."""
-    batches = micro_batches(
-        plan.samples,
-        rank=rank,
-        world_size=world_size,
-        micro_batch=config.optimizer.micro_batch,
-        accumulation=config.accumulation(world_size),
-        first_step=done,
-    )
+    """The batches of this rank's passes, made ahead by worker processes: those of a whole step, which begins when all
+    of them are there, lie ready while the step before it runs."""
+    dtype, workers = getattr(torch, config.model.dtype), config.data.workers
 
     def encode(samples: Sequence[Sample | None]) -> dict[str, Tensor] | DataError:
         try:
-            return encoder([make_example(mixture, sample, reference) for sample in samples])
+            batch = encoder([make_example(mixture, sample, reference) for sample in samples])
         except DataError as error:
             return error  # `train_step` raises it: a worker process would bury it in tracebacks
+        # as the model would round them: half the bytes on their way
+        return {name: value.to(dtype) if value.dtype == torch.float32 else value for name, value in batch.items()}
 
     loader: Any = DataLoader(
-        batches,  # type: ignore[arg-type]
+        passes,  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=encode,
-        num_workers=config.data.workers,
+        num_workers=workers,
+        prefetch_factor=max(2, math.ceil(accumulation / workers)) if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
@@ -217,14 +228,52 @@ def train_step(
         **counts,
         "labels_per_second": labels / seconds,
         "tokens_per_second": tokens / seconds,
+        "seconds": seconds,
         "data_wait": waited / seconds,
-        "memory_gib": peak_memory_gib(device),
+        **peak_memory(device),
     }
 
 
 def _sizes(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """What speed is measured by: labels of either kind, whatever the method makes of them, and tokens but padding."""
     return {"labels": (batch["labels"] != IGNORE).sum(), "tokens": batch["attention_mask"].sum()}
+
+
+class HeldOutPages:
+    """Pages that are not trained on: the same questions about them each time, and what the method reports of them."""
+
+    def __init__(self, config: Config, mixture: Mixture, encoder: Encoder):
+        """mixture: what is trained on. Raises DataError for a shard that is in both."""
+        assert config.held_out
+        self.config, self.encoder, self.every = config, encoder, config.held_out.every
+        how = {"labels": config.held_out.labels, "max_pages": config.held_out.pages, "weight": 1.0}
+        dataset = config.data.dataset[0].model_copy(update=how)
+        self.mixture = mixture.of((dataset,), encoder.usable)
+        trained = {file for pages in mixture.pages for file in pages.files}
+        if both := [file for pages in self.mixture.pages for file in pages.files if file in trained]:
+            raise DataError(f"{both[0]} is in held_out.labels and in data.dataset; hold out other shards")
+        samples, _ = self.mixture.epoch(config.seed, 0, config.data.max_length)
+        whole = pad_to_steps(samples, config.optimizer.global_batch)
+        self.steps = deal_plan(config, self.mixture, encoder, whole, distributed.get_world_size())
+
+    def measure(self, engine: Any) -> dict[str, float]:
+        """The method's figures over all pages, without gradient: held_out_text_loss and so on. All ranks must call it
+        and get the same."""
+        method, device = self.config.method, engine.device
+        passes = passes_of(self.steps, distributed.get_rank())
+        batches = load_batches(self.config, self.mixture, self.encoder, passes, len(self.steps[0]))
+        counts, sums = list[dict[str, Tensor]](), list[dict[str, Tensor]]()
+        engine.eval()
+        for batch in batches:
+            engines.raise_on_all([batch] if isinstance(batch, DataError) else [], device)
+            assert not isinstance(batch, DataError)
+            counts.append(method.count(batch))
+            with torch.no_grad():
+                on_device = {key: value.to(device) for key, value in batch.items()}
+                sums.append(engine(on_device, dict.fromkeys(counts[-1], 1.0)).sums)
+        engine.train()
+        figures = method.figures(sum_up(sums, device), sum_up(counts, device))
+        return {f"held_out_{name}": value for name, value in figures.items()}
 
 
 def sum_up(named: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, float]:

@@ -38,12 +38,12 @@ class Benchmark:
     """The names that the folder may have below `--data`; the first that exists is read."""
     metrics: tuple[Metric, ...]
     """The first gives the figure of the table. Empty where only a server can score."""
+    max_new_tokens: int
+    """Tokens after which an answer is cut off."""
     hub: HubSource | None = None
     """Where the hub has it; None if it is not there."""
     prompt: Callable[[str], str] = ask
     """Question -> what the model is told."""
-    max_new_tokens: int = 128
-    """Tokens after which an answer is cut off."""
     subset: Callable[[list[Sample]], list[Sample]] = list
     """The samples of all that are asked."""
     grouped: bool = False

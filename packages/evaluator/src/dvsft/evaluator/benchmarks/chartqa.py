@@ -37,6 +37,7 @@ BENCHMARKS = [
         layout="test_human.json, test_augmented.json and png/ of https://github.com/vis-nlp/ChartQA",
         folders=("chartqa",),
         hub=HubSource("lmms-lab-encoder/ChartQA", "test", fields, old="lmms-lab/ChartQA"),
+        max_new_tokens=16,  # lmms-eval
         metrics=(METRICS["relaxed_accuracy"],),
         grouped=True,
         headline=GROUPS,

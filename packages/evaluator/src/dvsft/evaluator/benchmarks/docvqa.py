@@ -30,7 +30,7 @@ def fields(i: int, row: Row) -> list[Fields]:
 
 
 def both_splits(
-    name: str, title: str, config: str, local: Callable[..., Iterable[Sample]], layout: str
+    name: str, title: str, config: str, local: Callable[..., Iterable[Sample]], layout: str, max_new_tokens: int
 ) -> list[Benchmark]:
     """A task of challenge 17: its validation split, and its test split, which the server scores. config: on the hub.
     layout: {} stands for the split."""
@@ -43,6 +43,7 @@ def both_splits(
             layout=f"{layout.format(split)}; {RRC}",
             folders=(name,),
             hub=HubSource("lmms-lab-encoder/DocVQA", on_hub, fields, config, old="lmms-lab/DocVQA"),
+            max_new_tokens=max_new_tokens,
             metrics=(METRICS["anls"],),
         )
         for split, on_hub, called in splits
@@ -51,4 +52,4 @@ def both_splits(
 
 
 FILES = "{0}_v1.0_withQT.json or {0}_v1.0.json, and documents/*.png"
-BENCHMARKS = both_splits("docvqa", "DocVQA", "DocVQA", read, FILES)
+BENCHMARKS = both_splits("docvqa", "DocVQA", "DocVQA", read, FILES, max_new_tokens=128)  # lmms-eval

@@ -20,4 +20,4 @@ def read(root: Path, split: str) -> Iterator[Sample]:
 
 
 FILES = "infographicsVQA_{}_v1.0.json (or _withQT.json) and images/*"
-BENCHMARKS = both_splits("infographicvqa", "InfoVQA", "InfographicVQA", read, FILES)
+BENCHMARKS = both_splits("infographicvqa", "InfoVQA", "InfographicVQA", read, FILES, max_new_tokens=32)  # lmms-eval

@@ -89,6 +89,7 @@ BENCHMARKS = [
         folders=("mme", "MME_Benchmark_release_version"),
         hub=HubSource("lmms-lab-encoder/MME", "test", fields, old="lmms-lab/MME"),
         prompt=prompt,
+        max_new_tokens=16,  # lmms-eval
         metrics=(METRICS["mme_answer"],),
         grouped=True,
         figures=figures,

@@ -52,6 +52,7 @@ BENCHMARKS = [
         layout="OCRBench.json and OCRBench_Images/ of https://github.com/Yuliang-Liu/MultimodalOCR",
         folders=("ocrbench",),
         hub=HubSource("echo840/OCRBench", "test", fields),
+        max_new_tokens=128,  # lmms-eval
         metrics=(METRICS["contains"],),
         grouped=True,
         group_metrics={MATH: METRICS["contains_math"]},

@@ -25,6 +25,7 @@ BENCHMARKS = [
         local=read,
         layout="*.parquet label shards of rendered SQuAD validation paragraphs (labeler, source `squad`)",
         folders=("squad-validation", "squad-dev", "labels/squad-validation", "labels/squad-dev"),
+        max_new_tokens=64,  # (ours)
         metrics=(METRICS["squad_exact_match"], METRICS["squad_f1"]),
     )
 ]

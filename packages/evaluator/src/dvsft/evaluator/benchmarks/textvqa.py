@@ -32,6 +32,7 @@ BENCHMARKS = [
         layout="TextVQA_0.5.1_val.json and train_images/ID.jpg of https://textvqa.org/dataset",
         folders=("textvqa",),
         hub=HubSource("lmms-lab-encoder/textvqa", "validation", fields, old="lmms-lab/textvqa"),
+        max_new_tokens=32,  # (ours)
         metrics=(METRICS["vqa_accuracy"],),
     )
 ]

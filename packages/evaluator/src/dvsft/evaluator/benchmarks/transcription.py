@@ -38,7 +38,7 @@ def transcription(name: str, title: str, texts: str) -> Benchmark:
         layout=f"*.parquet label shards of rendered {texts} (labeler, source `documents`, name {name}, split test)",
         folders=(f"{name}-test", f"labels/{name}-test"),
         prompt=prompt,
-        max_new_tokens=1024,
+        max_new_tokens=1024,  # (ours): a page has about 105 words
         metrics=(METRICS["normalized_edit_distance"], METRICS["character_error_rate"], METRICS["word_accuracy"]),
         grouped=True,
         headline=("x1",),

@@ -3,12 +3,15 @@ layer deep, with random weights; nothing of the weights on disk is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, PreTrainedConfig
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig
 
+from dvsft.evaluator.generate import inputs, takes_suffix
 from dvsft.evaluator.probe.model import features_of, inner_of, switch_off_mixing
 from dvsft.evaluator.probe.paint import Probe, probe
 from dvsft.evaluator.probe.tiny import loud
@@ -39,14 +42,36 @@ def open_checkpoint(folder: str | Path) -> tuple[Any, Any, LayoutSpec]:
     return processor, loud(model), spec
 
 
+def prompt_counter(folder: str | Path, image_token: int) -> Callable[[tuple[int, int]], int] | None:
+    """Size of a page -> image tokens in a prompt of the whole processor; None for a folder without a tokenizer or a
+    way to ask. image_token: of the model. Raises LayoutError where the processor writes another."""
+    if not any((Path(folder) / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return None
+    processor = AutoProcessor.from_pretrained(folder)
+    if not processor.chat_template and not takes_suffix(processor):
+        return None
+    if processor.image_token_ids[0] != image_token:
+        raise LayoutError(
+            f"{folder}: its model reads images at token {image_token}, its processor writes token "
+            f"{processor.image_token_ids[0]}; use the files that the checkpoint was published with"
+        )
+
+    def count(size: tuple[int, int]) -> int:
+        ids = inputs(processor, ["?"], [Image.new("RGB", size)])["input_ids"]
+        return int((ids == image_token).sum())
+
+    return count
+
+
 def run(folder: str | Path) -> Iterator[Probe]:
-    """Probe a checkpoint on pages of several sizes."""
+    """Probe a checkpoint on pages of several sizes, and count the image tokens of its prompts."""
     processor, model, spec = open_checkpoint(folder)
     switch_off_mixing(model)
-    features = features_of(processor, model, spec)
+    features, prompted = features_of(processor, model, spec), prompt_counter(folder, model.config.image_token_id)
     for size in SIZES:
         try:
-            yield probe(features, spec.fit(*size), inner_of(model))
+            found = probe(features, spec.fit(*size), inner_of(model))
+            yield replace(found, prompted=prompted(size) if prompted else None)
         except (RuntimeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise LayoutError(

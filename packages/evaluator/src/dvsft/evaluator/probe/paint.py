@@ -42,14 +42,20 @@ class Probe:
     exact: int
     weakest: float = 0.0
     strongest: float = 0.0
+    prompted: int | None = None
+    """Image tokens in a prompt of the checkpoint's whole processor; None where it was not asked."""
 
     @property
     def passed(self) -> bool:
-        return self.tokens == self.expected and self.exact == self.probed
+        return self.tokens == self.expected and self.exact == self.probed and self.prompted in (None, self.expected)
 
     def line(self) -> str:
         """For people: size, tokens, verdict."""
-        counts = f"{self.tokens} visual tokens" + f", expected {self.expected}" * (self.tokens != self.expected)
+        counts = f"{self.tokens} visual tokens"
+        if self.prompted is not None:
+            counts += f", {self.prompted} in a prompt"
+        if {self.tokens, self.prompted} - {self.expected, None}:
+            counts += f", expected {self.expected}"
         return f"{self.width} x {self.height}: {counts}; {self.exact} of {self.probed} probed answer in their own bits"
 
 

@@ -9,7 +9,8 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,75 @@ PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 IGNORE = -100
 
 
+@dataclass(frozen=True)
+class Read:
+    """What a model keeps of texts that it has read. cache: keys and values. mask: (B, T), 1 for a token and 0 for
+    padding on the right."""
+
+    cache: Any
+    mask: Tensor
+
+    def of(self, rows: Sequence[int]) -> Read:
+        """One for each row of a batch: the text that it goes on with. The cache is used up."""
+        index = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(index)
+        return Read(self.cache, self.mask[index])
+
+
 @torch.inference_mode()
-def answer_nll(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+def read(model: Any, texts: Sequence[Sequence[int]]) -> Read:
+    """Read token ids, none empty, once for all that goes on with them."""
+    ids, mask = _padded(texts)
+    mask = mask.to(model.device)
+    made = model.base_model(input_ids=ids.to(model.device), attention_mask=mask, use_cache=True)
+    return Read(made.past_key_values, mask)
+
+
+@torch.inference_mode()
+def answer_nll(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], after: Read | None = None
+) -> Tensor:
     """Mean negative log-likelihood of each answer's tokens after its prompt: (B,), nats, float64, on the CPU.
 
-    prompts, answers: token ids, none empty. They are padded on the right, where a causal model cannot look. Only the
-    positions before an answer token meet the output head, through a hook on it, so that whatever a model does to its
-    logits behind the head is done; one thread at a time. Log-softmax is in float32.
+    prompts, answers: token ids, none empty. after: what stands before each prompt. They are padded on the right, where
+    a causal model cannot look. Only the positions before an answer token meet the output head, through a hook on it, so
+    that whatever a model does to its logits behind the head is done; one thread at a time. Log-softmax is in float32.
     """
-    lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    ids, mask = _padded([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
     labels = torch.full_like(ids, IGNORE)  # labels[b, t]: what the logits at t must predict
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        ids[row, : lengths[row]] = torch.tensor([*prompt, *answer])
-        labels[row, len(prompt) - 1 : lengths[row] - 1] = torch.tensor(answer)
+        labels[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = torch.tensor(answer)
     rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
+    given: dict[str, Any] = {"use_cache": False}
+    if after:
+        places = after.mask.sum(1, keepdim=True) + torch.arange(ids.shape[1], device=after.mask.device)
+        seen = torch.cat([after.mask, mask.to(model.device)], dim=1)
+        given = {"past_key_values": after.cache, "attention_mask": seen, "position_ids": places}
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, hidden: (hidden[0][rows, columns][None],))
     try:
-        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0].float()  # (all answers' tokens, V)
+        logits = model(input_ids=ids.to(model.device), **given).logits[0].float()  # (all answers' tokens, V)
     finally:
         hook.remove()
     targets = labels[rows, columns, None].to(model.device)
     nll = (logits.logsumexp(-1) - logits.gather(1, targets)[:, 0]).double().cpu()
-    total = torch.zeros(len(lengths), dtype=torch.float64).index_add_(0, rows, nll)
+    total = torch.zeros(len(ids), dtype=torch.float64).index_add_(0, rows, nll)
     return total / torch.tensor([len(answer) for answer in answers])
+
+
+def _padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T), zeros on the right, and their mask."""
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    return ids, mask
+
+
+def keeps_all(model: Any) -> bool:
+    """Whether a model keeps the keys and values of every token, so that texts of a batch can be picked and padded."""
+    kinds = getattr(model.config, "layer_types", None) or []
+    return bool(kinds) and set(kinds) == {"full_attention"}
 
 
 @dataclass(frozen=True)
@@ -82,12 +128,14 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Request:
-    """One perplexity to be found: of `answer` after `prompt`, for a column of a row."""
+    """One perplexity to be found: of `answer` after `prompt`, for a column of a row. shared: the first tokens of the
+    prompt that those of the page's other questions begin with too."""
 
     row: Row
     column: str
     prompt: list[int]
     answer: list[int]
+    shared: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -106,17 +154,38 @@ def score_pages(scorer: Scorer, pages: Sequence[Page]) -> list[Row]:
             row["refused"] = "too_long"
         else:
             requests += [Request(row, column, prompt, answer) for column, prompt in prompts.items()]
+    if keeps_all(scorer.model):
+        requests = with_shared(requests)
     for batch in batches(requests, scorer.batch_tokens):
         _fill(scorer, batch)
         progress.PAGES.add(len(pages) * len(batch) / len(requests))
     return rows
 
 
+def with_shared(requests: Sequence[Request]) -> list[Request]:
+    """The requests that read a document, with how much of it is read once for all questions of its page."""
+    pages: dict[str, list[Request]] = {}
+    for request in requests:
+        if request.column == "ppl_document":
+            pages.setdefault(request.row["page_id"], []).append(request)
+    shared = {}
+    for page, found in pages.items():
+        first, last = min(request.prompt for request in found), max(request.prompt for request in found)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+        shared[page] = min(same, *(len(request.prompt) - 1 for request in found)) if len(found) > 1 else 0
+    return [
+        replace(request, shared=shared[request.row["page_id"]]) if request.column == "ppl_document" else request
+        for request in requests
+    ]
+
+
 def batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Request]]:
-    """Requests of like length together, the longest first; padded, a batch has at most batch_tokens, or one row."""
+    """Requests of like length together, the longest first, and those of a page that share its document; padded, a
+    batch has at most batch_tokens, or one row. All requests of a batch share something, or none does."""
     batch: list[Request] = []
-    for request in sorted(requests, key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+    for request in sorted(requests, key=_order):
+        full = batch and max(map(len, batch)) * (len(batch) + 1) > batch_tokens
+        if full or (batch and bool(batch[0].shared) != bool(request.shared)):
             yield batch
             batch = []
         batch.append(request)
@@ -124,11 +193,16 @@ def batches(requests: Sequence[Request], batch_tokens: int) -> Iterator[list[Req
         yield batch
 
 
+def _order(request: Request) -> tuple[Any, ...]:
+    page = request.row["page_id"] if request.shared else ""
+    return bool(request.shared), -request.shared, page, -len(request)
+
+
 def _fill(scorer: Scorer, batch: Sequence[Request]) -> None:
     """Write the perplexities of a batch, exp of the mean negative log-likelihood, into its rows."""
     try:
         with scorer.turn:
-            nll = answer_nll(scorer.model, [each.prompt for each in batch], [each.answer for each in batch])
+            nll = _nll(scorer.model, batch)
     except torch.OutOfMemoryError as error:
         raise RuntimeError(
             f"{len(batch)} rows of up to {len(batch[0])} tokens do not fit into memory; lower filter.batch_tokens, "
@@ -139,6 +213,16 @@ def _fill(scorer: Scorer, batch: Sequence[Request]) -> None:
             request.row[request.column] = value
         else:
             request.row["refused"] = "not_finite"
+
+
+def _nll(model: Any, batch: Sequence[Request]) -> Tensor:
+    answers = [each.answer for each in batch]
+    if not batch[0].shared:
+        return answer_nll(model, [each.prompt for each in batch], answers)
+    documents = {each.row["page_id"]: each.prompt[: each.shared] for each in batch}
+    places = {page: place for place, page in enumerate(documents)}
+    after = read(model, list(documents.values())).of([places[each.row["page_id"]] for each in batch])
+    return answer_nll(model, [each.prompt[each.shared :] for each in batch], answers, after)
 
 
 def _encoded(scorer: Scorer, asked: Sequence[tuple[Page, Any]]) -> Iterator[tuple[list[int], dict[str, list[int]]]]:

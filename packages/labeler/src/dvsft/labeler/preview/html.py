@@ -100,6 +100,7 @@ def _page(row: dict[str, Any], run: Run, shard: Shard, processor: Any) -> dict[s
             for word, reason in zip(words, reasons, strict=True)
         ],
         "qa": [[qa["question"], qa["answers"]] for qa in row["qa"]],
+        "pairs": [[pair["prompt"], pair["chosen"], pair["rejected"]] for pair in row["pairs"] or ()],
     }
 
 

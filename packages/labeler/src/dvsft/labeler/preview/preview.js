@@ -64,10 +64,17 @@ const place = (page, k) => page.cols ? ` (row ${Math.floor(k / page.cols)}, colu
 
 function questions(page) {
   const box = get("questions"), list = box.querySelector("ul");
-  box.hidden = !page.qa.length;
-  box.querySelector("summary").textContent = count(page.qa.length, "question");
+  box.hidden = !page.qa.length && !page.pairs.length;
+  const pairs = page.pairs.length ? ", " + count(page.pairs.length, "preference pair") : "";
+  box.querySelector("summary").textContent = count(page.qa.length, "question") + pairs;
   list.replaceChildren();
   for (const [question, answers] of page.qa) make("b", make("li", list, question + " "), answers.join(" | "));
+  for (const [prompt, chosen, rejected] of page.pairs) {
+    const item = make("li", list, prompt + " ");
+    make("b", item, chosen);
+    make("span", item, " preferred to ");
+    make("s", item, rejected);
+  }
 }
 
 // Every word with its token or the reason why it has none, made when it is opened.

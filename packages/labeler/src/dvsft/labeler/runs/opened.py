@@ -24,9 +24,9 @@ class Stopped(Exception):
 
 
 def shards_at_once(threads: int, pages_per_shard: int) -> int:
-    """How many shards are open at a time: so many that their pages are twice the threads, and one more, whose pages
-    fill in while the oldest waits for its last ones. One thread waits for nobody."""
-    return 1 if threads == 1 else 1 + -(-2 * threads // pages_per_shard)
+    """How many shards are open at a time: one that waits for its slowest page, which may take five times the mean, and
+    others with so many pages that all threads are busy meanwhile. One thread waits for nobody."""
+    return 1 if threads == 1 else 1 + -(-5 * threads // pages_per_shard)
 
 
 class OpenShards:

@@ -72,6 +72,11 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
     return {key: value for key, value in batch.items() if key not in SUPERVISION}
 
 
+def where(mask: Tensor) -> tuple[Tensor, ...]:
+    """The places of a mask, to index with more than once: a device tells their number once."""
+    return mask.nonzero(as_tuple=True)
+
+
 def hidden_states(model: Any, batch: Batch) -> Tensor:
     """(B, T, D): the last layer's, after its norm."""
     inputs = model_inputs(batch)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dvsft.patchlabels.settings import Positive, Share
-from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
+from dvsft.trainer.methods import Batch, Method, Pass, hidden_states, where
 from dvsft.trainer.methods.sft import answer_positions, text_figures
 from dvsft.visionloss.head import head_transform
 from dvsft.visionloss.loss import IGNORE, row_loss
@@ -36,7 +36,7 @@ class DvSft(Method):
 
     def loss(self, model: Any, batch: Batch, shares: Mapping[str, float]) -> Pass:
         """Text and visual rows meet the head together, so that its gradient is made once."""
-        hidden, labeled = hidden_states(model, batch), batch["labels"] != IGNORE
+        hidden, labeled = hidden_states(model, batch), where(batch["labels"] != IGNORE)
         image_index = batch["image_index"][labeled]
         visual = image_index >= 0
         weight = torch.where(visual, self.vision_weight * shares["vision_labels"], shares["text_labels"])
@@ -50,7 +50,7 @@ class DvSft(Method):
             chunk_size=self.chunk_size,
             transform=head_transform(model.config),
         )
-        sums = {"text": rows[~visual].sum(), "vision": rows[visual].sum(), "hits": hits[visual].sum()}
+        sums = {"text": (rows * ~visual).sum(), "vision": (rows * visual).sum(), "hits": (hits & visual).sum()}
         return Pass(loss, sums)
 
     def figures(self, sums: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from dvsft.trainer.methods import Batch, Method, Pass, hidden_states
+from dvsft.trainer.methods import Batch, Method, Pass, hidden_states, where
 from dvsft.visionloss.head import head_transform
 from dvsft.visionloss.loss import IGNORE, text_token_loss
 
@@ -28,7 +28,7 @@ def text_figures(sums: Mapping[str, float], counts: Mapping[str, float]) -> dict
 
 def text_loss(hidden: Tensor, model: Any, batch: Batch, chunk_size: int) -> Tensor:
     """The sum over answer tokens; visual tokens never meet the head."""
-    answers = answer_positions(batch)
+    answers = where(answer_positions(batch))
     head, labels = model.get_output_embeddings(), batch["labels"][answers]
     transform = head_transform(model.config)
     return text_token_loss(hidden[answers], head, labels, chunk_size=chunk_size, transform=transform)
