@@ -354,6 +354,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     gpu = torch.cuda.is_available()
+    parser.set_defaults(gpu=gpu)
     parser.add_argument("--steps", type=int, default=20 if gpu else 6)
     parser.add_argument("--batch", type=int, default=64 if gpu else 16, help="samples per step")
     parser.add_argument("--ranks", type=int, default=max(torch.cuda.device_count(), 1) if gpu else 2)
@@ -372,7 +373,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.gpu = torch.cuda.is_available()
     if options.arm:
         return {"ours": run_ours, "trl": run_trl}[options.arm](options.folder, options)
     results = measure(options)

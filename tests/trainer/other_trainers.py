@@ -192,7 +192,7 @@ def vision_loss(model, forward, batch):
 
 def fully_sharded(path, batch) -> dict[str, torch.Tensor]:
     """Gradients of the vision loss under FSDP2."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor
 
     model = load(path).train()
@@ -201,6 +201,9 @@ def fully_sharded(path, batch) -> dict[str, torch.Tensor]:
     for layer in model.model.language_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)  # in PyTorch 2.8 gloo gives the sum for the mean
     vision_loss(model, forward, batch).backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}

@@ -130,6 +130,20 @@ def test_a_step_dealt_by_a_budget_has_the_loss_and_gradients_of_its_samples_one_
         assert (gradients_dealt[name] - gradient).norm() <= 1e-6 * gradient.norm() + 1e-12, name
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_tokens_of_a_pass_are_those_of_its_batch_rejected_answers_included(tiny, mixed, tmp_path, shared):
+    settings: Any = {"method": "dpo", "optimizer__micro_batch": 1, "optimizer__max_tokens": 250, **on_pairs(mixed)}
+    config = make_config(tmp_path, tiny, mixed, **settings)
+    mixture, encoder = open_data(config, tiny)
+    encoder.shared = shared  # one row per pair, or two
+    (step,) = deal_plan(config, mixture, encoder, make_plan(config, mixture).samples, ranks=1)
+    passes = [one for one in passes_of([step], 0) if len(one) > 1]
+    assert passes
+    for one in passes:
+        batch = encoder([make_example(mixture, sample) for sample in one])
+        assert batch["input_ids"].numel() <= 250
+
+
 def step_of(config, model, passes, mixture, encoder, reference):
     """Loss and gradients of a step's passes, in float64."""
     supervised = SupervisedModel(load_model(Path(model), config.model), config.method).double()
