@@ -38,7 +38,7 @@ def opened_with_inner(name: str):
         ("Qwen3-VL", (431, 389)),
         ("HunYuan-VL", (300, 700)),
         ("glmga", (300, 700)),
-        ("GLM-5-next", (500, 300)),
+        ("GLM-5-next", (452, 452)),  # padded, not enlarged
         ("Gemma-3n", (200, 150)),  # its cells straddle those of a coarser grid
         ("InternVL", (900, 450)),
         ("Ovis2", (600, 900)),
