@@ -52,8 +52,8 @@ def test_open_shards_hold_five_times_as_many_pages_as_there_are_threads_and_one_
     assert [shards_at_once(threads, pages) for threads, pages in ((1, 4), (2, 256), (64, 32), (64, 256))] == [
         1,
         2,
-        5,
-        2,
+        11,
+        3,
     ]
 
 

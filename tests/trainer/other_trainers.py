@@ -120,6 +120,9 @@ class PlainEngine:
     def get_lr(self):
         return [RATE]
 
+    def zero_optimization_stage(self):
+        return 0
+
     def backward(self, loss):
         (loss / self.accumulation).backward()
         self.passes += 1

@@ -271,7 +271,7 @@ def test_questions_share_what_the_processor_makes_of_their_page_and_nothing_chan
         found = shared.batch(asked, [pages[i] for i in chosen])
         expected = generate.inputs(processor, asked, [images[i] for i in chosen])
         assert features.same(found, expected)
-    assert shared.joins == (name in ("qwen2_5_vl", "internvl", "gemma3")), name
+    assert shared.joins == (name in ("qwen2_5_vl", "internvl", "gemma3", "paligemma")), name
 
 
 def test_the_lora_of_every_family_is_on_all_layers_of_its_language_model_alone(folders):

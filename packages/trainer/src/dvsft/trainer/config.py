@@ -208,6 +208,7 @@ class Config(Settings):
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint: Checkpoint = Checkpoint()
     held_out: HeldOut | None = None
+    """Pages whose loss is measured during training; without the table none is."""
     tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
     """Where figures go besides log.jsonl."""
     seed: Whole = 0
