@@ -425,6 +425,12 @@ def test_a_probe_without_training_data_is_refused(model_folder, capsys):
     assert capsys.readouterr().err == "error: found --kind words without --train; give --train DIR\n"
 
 
+def test_limits_of_patches_beside_shards_that_name_them_are_refused(model_folder, capsys):
+    given = ["--kind", "words", "--train", "w", "--test", "x", "--out", "y", "--max-patches", "64"]
+    assert command.main(["probe-encoder", str(model_folder), *given]) == 2
+    assert "limits of patches with --kind words, whose shards name them" in capsys.readouterr().err
+
+
 def test_without_scikit_learn_the_verb_says_what_to_install(monkeypatch, capsys):
     import sys
 

@@ -287,3 +287,33 @@ def test_the_lora_of_every_family_is_on_all_layers_of_its_language_model_alone(f
         add_lora(model, Lora(rank=2))
         hit = {n.partition(".lora_")[0] for n, p in model.named_parameters() if p.requires_grad}
         assert hit == {n for n in linear if ".layers." in n and (".language_model." in n or ".text_model." in n)}, name
+
+
+def test_crops_of_pan_and_scan_reach_the_calls_that_forget_them_otherwise(folders, tmp_path):
+    """Gemma-3's processor cuts nothing, whatever its file says, unless each call asks for it."""
+    import shutil
+
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    from dvsft.evaluator import generate
+    from dvsft.evaluator.predict import PATCHES
+    from dvsft.patchlabels.layout import LayoutSpec
+    from dvsft.trainer.batch import Encoder, Example
+
+    folder = tmp_path / "gemma3"
+    shutil.copytree(folders("gemma3"), folder)
+    for file in folder.glob("*processor*.json"):
+        stored = json.loads(file.read_text())
+        images = stored.get("image_processor", stored)
+        images.update(do_pan_and_scan=True, pan_and_scan_min_crop_size=64, pan_and_scan_max_num_crops=4)
+        file.write_text(json.dumps(stored))
+    page, spec = Image.effect_noise((300, 900), 80).convert("RGB"), LayoutSpec.from_folder(folder)
+    count = spec.fit(*page.size).visual_tokens
+    assert count == 4 * 64  # the page and three crops
+    batch = Encoder(AutoProcessor.from_pretrained(folder), spec)([Example("page", (("What?", "It."),), page, count)])
+    assert int(batch["visual"].sum()) == count and len(batch["pixel_values"]) == 4
+    processor, layout = generate.open_processor(str(folder), PATCHES)  # compares the count of a page too
+    asked = generate.inputs(processor, ["What?"], [page])
+    assert layout.fit(*page.size).visual_tokens == int((asked["input_ids"] == processor.image_token_ids[0]).sum())
+    assert Encoder(processor, spec).blank_batch["pixel_values"].shape[0] == 1

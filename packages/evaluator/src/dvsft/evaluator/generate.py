@@ -91,9 +91,7 @@ def open_processor(folder: str, patches: tuple[int, int]) -> tuple[Any, LayoutSp
             "instruction-tuned checkpoint into the folder"
         )
     layout = layout_of(folder, patches)
-    if "max_pixels" in layout.fields:
-        limits = {"shortest_edge": layout.fields["min_pixels"], "longest_edge": layout.fields["max_pixels"]}
-        processor.image_processor.size = limits
+    layout.set_up(processor)
     processor.tokenizer.padding_side = "left"  # right padding breaks generate
     check_layout(processor, layout)
     return processor, layout

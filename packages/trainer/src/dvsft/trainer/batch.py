@@ -139,9 +139,7 @@ class Encoder:
                 f"{type(processor).__name__} has no chat template, which training writes conversations with; put the "
                 "chat_template.jinja of an instruction-tuned checkpoint into its folder"
             )
-        if "max_pixels" in spec.fields:
-            limits = {"shortest_edge": spec.fields["min_pixels"], "longest_edge": spec.fields["max_pixels"]}
-            processor.image_processor.size = limits
+        spec.set_up(processor)
         processor.tokenizer.padding_side = "left"
         self.image_token: int = processor.image_token_ids[0]
         self.answer_type: int | None = getattr(processor, "answer_type", None)

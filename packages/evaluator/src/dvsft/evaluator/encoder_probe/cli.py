@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from dvsft.evaluator import generate, lens, predictions
-from dvsft.evaluator.cli import not_negative, positive
+from dvsft.evaluator.cli import add_patches, not_negative, patches_of, positive
 from dvsft.evaluator.encoder_probe import data, report
 from dvsft.evaluator.encoder_probe.features import PLACES, Features, Item, encode, open_features
 from dvsft.evaluator.encoder_probe.knn import alignment, text_features
 from dvsft.evaluator.encoder_probe.linear import Table, probe_linear
 from dvsft.evaluator.encoder_probe.segment import Patches, probe_segments
 from dvsft.evaluator.fingerprint import fingerprint
-from dvsft.evaluator.predict import PATCHES
 from dvsft.patchlabels.errors import DvsftError
 from dvsft.patchlabels.layout import Layout
 from dvsft.patchlabels.prompts import transcript
@@ -32,6 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser().parse_args(arguments)
     if options.train is None and options.kind != "alignment":
         raise DvsftError(f"found --kind {options.kind} without --train; give --train DIR")
+    if options.kind in ("words", "alignment") and (options.min_patches, options.max_patches) != (None, None):
+        raise DvsftError(f"found limits of patches with --kind {options.kind}, whose shards name them; remove them")
     options.device = options.device or generate.devices()[0]
     found = KINDS[options.kind](options)
     about = {"kind": options.kind, "features": options.features, "model": options.model}
@@ -43,7 +44,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    fewest, most = PATCHES
     verb = argparse.ArgumentParser(
         description="Train a simple classifier on the frozen features of a vision encoder and say how much it finds: "
         "the class of an image (imagenet), the classes in a patch (ade20k), the word of a patch (words). Or compare "
@@ -72,10 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="features of training, and of testing, that are held; default 4",
     )
     verb.add_argument("--device", help="default: the first GPU, else cpu")
-    verb.add_argument(
-        "--min-patches", type=int, default=fewest, help=f"imagenet, ade20k: of an image; default {fewest}"
-    )
-    verb.add_argument("--max-patches", type=int, default=most, help=f"the same; default {most}")
+    add_patches(verb)
     return verb
 
 
@@ -85,7 +82,7 @@ def probe_imagenet(options: argparse.Namespace) -> dict[str, Any]:
     names = sorted({item.target for item in train})
     if unknown := {item.target for item in test} - {*names}:
         raise DvsftError(f"{options.test} has the class {sorted(unknown)[0]}, which {options.train} lacks")
-    features = open_features(options.model, options.features, options.device, limits(options))
+    features = open_features(options.model, options.features, options.device, patches_of(options))
     tables = [
         collect(features, items, partial(image_row, names), options.memory * GIB, what)
         for items, what in ((train, "train"), (test, "test"))
@@ -110,7 +107,7 @@ def probe_words(options: argparse.Namespace) -> dict[str, Any]:
 
 def probe_ade20k(options: argparse.Namespace) -> dict[str, Any]:
     train, test = (data.ade20k(Path(folder)) for folder in (options.train, options.test))
-    features = open_features(options.model, options.features, options.device, limits(options))
+    features = open_features(options.model, options.features, options.device, patches_of(options))
     memory = options.memory * GIB
     held, tested = Patches(features, train, memory, "train"), Patches(features, test, memory, "test")
     return probe_segments(held, tested) | {"data": {"train": held.counts, "test": tested.counts}}
@@ -132,10 +129,6 @@ def probe_alignment(options: argparse.Namespace) -> dict[str, Any]:
     read = text_features(options.text, texts, options.device)
     figures = alignment(np.array(pooled), read, options.neighbors)
     return figures | {"text": options.text, "data": {"test": {"images": len(pooled), "rejected": dict(rejected)}}}
-
-
-def limits(options: argparse.Namespace) -> tuple[int, int]:
-    return options.min_patches, options.max_patches
 
 
 def linear(train: Table, test: Table) -> dict[str, Any]:

@@ -56,6 +56,15 @@ class LayoutSpec:
         """What the processor's call must get as images_kwargs, because it may ignore its files' values."""
         return {name: value for name, value in self.fields.items() if name.startswith(CALL_ONLY)}
 
+    def set_up(self, processor: Any) -> None:
+        """Let a transformers processor's calls cut pages as the layout does: with its limits of pixels, where it has
+        such, and with what its files say of tiles."""
+        if "max_pixels" in self.fields:
+            limits = {"shortest_edge": self.fields["min_pixels"], "longest_edge": self.fields["max_pixels"]}
+            processor.image_processor.size = limits
+        if self.images_kwargs:
+            processor.images_kwargs = {**getattr(processor, "images_kwargs", {}), **self.images_kwargs}
+
     def to_dict(self) -> dict[str, Any]:
         return {"family": self.family, "fields": dict(self.fields)}
 
