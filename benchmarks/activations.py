@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
 
@@ -42,7 +44,12 @@ def kept(language: Qwen3VLTextModel) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name, size in SIZES.items():
         one, two = (kept(model(*size, layers=layers)) for layers in (1, 2))
         print(f"{name}: {(two - one) / TOKENS / 1000:.0f} kB per token and layer")
+
+
+if __name__ == "__main__":
+    main()

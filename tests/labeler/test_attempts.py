@@ -120,10 +120,12 @@ def test_a_page_is_rejected_for_ending_a_process_of_its_own_by_name_of_what_ende
         os.kill(last["process"], 0)
 
 
-@pytest.mark.parametrize(("broken", "error"), [("engine", EngineError), ("start", RuntimeError)])
+@pytest.mark.parametrize(
+    ("broken", "error"), [("engine", EngineError), ("start", RuntimeError), ("unreadable", RuntimeError)]
+)
 def test_a_child_that_cannot_start_blames_no_page(importable, tmp_path, monkeypatch, broken, error):
     monkeypatch.setattr(child, "STARTS", 1)
-    with pytest.raises(error, match={"engine": "no such model", "start": "exit code 7"}[broken]):
+    with pytest.raises(error, match={"engine": "no such model", "start": "code 7", "unreadable": "code 1"}[broken]):
         list(child.each_alone(deadly.Deadly(str(tmp_path), broken), PAGES, Kept()))
 
 

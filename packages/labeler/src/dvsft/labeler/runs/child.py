@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from multiprocessing import Pipe
@@ -158,6 +159,9 @@ def _receive(pipe: Any, questions: queue.Queue[Any]) -> None:
             questions.put(pipe.recv())
         except (EOFError, OSError):
             os._exit(0)
+        except BaseException:  # what came cannot be read here; the parent would wait for an answer for ever
+            traceback.print_exc()
+            os._exit(1)
 
 
 if __name__ == "__main__":
