@@ -79,8 +79,12 @@ schema: | dev  ## write the JSON Schema of the config files, for editors
 	@for kind in label train preferences; do \
 		$(DEV) run -q --no-sync dvsft schema $$kind > pipelines/configs/schema/$$kind.json || exit 1; done
 
+# in two parts, each with processes of its own: those that had done long files crashed in native code at a later fork
 test: | dev  ## run all tests, a file per core at a time: ARGS="-m 'not cluster'" or any pytest option
-	@OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@for part in long short; do \
+		OMP_NUM_THREADS=1 $(DEV) run -q --no-sync pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+			--part $$part $(ARGS) || exit 1; \
+	done
 
 PYTHONS ?= 3.11 3.12 3.13
 LOWEST ?= 3.11

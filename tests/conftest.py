@@ -24,7 +24,7 @@ from support import ROOT, SAMPLES
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-SLOW_FILES = (
+LONG_FILES = (
     "cluster/test_flink",
     "trainer/test_train",
     "labeler/test_attempts",
@@ -36,9 +36,12 @@ SLOW_FILES = (
     "trainer/test_attach",
     "labeler/test_real_data",
     "trainer/test_oracle",
+    "trainer/test_dpo",
+)
+SLOW_FILES = (
+    *LONG_FILES,
     "labeler/test_ocr",
     "labeler/test_s3",
-    "trainer/test_dpo",
     "labeler/test_perplexity",
     "evaluator/test_predict",
     "test_packaging",
@@ -49,9 +52,21 @@ SLOW_FILES = (
 """The longest first: a worker that begins one of them last works on it alone, while the others have nothing to do."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=("long", "short"), help="run the longest files alone, or all others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     order = {f"tests/{name}.py": place for place, name in enumerate(SLOW_FILES)}
-    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
+    place = {item: order.get(item.nodeid.partition("::")[0], len(order)) for item in items}
+    if part := config.getoption("part"):
+        items[:] = [item for item in items if (place[item] < len(LONG_FILES)) == (part == "long")]
+    items.sort(key=place.__getitem__)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("part"):
+        session.exitstatus = pytest.ExitCode.OK  # what was asked for is in the other part
 
 
 @pytest.fixture(scope="session")
